@@ -1,0 +1,591 @@
+"""Experiment > RunGroup > Run (competition x seed) > Attempt, and the one door for state.
+
+Only this module writes a state (tests/test_layers.py holds that).
+"""
+
+import uuid
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from django.conf import settings
+from django.db import models, transaction
+from django.db.models import F, Q
+from django.db.models.functions import Now
+from django.urls import reverse
+from django.utils import timezone
+
+from mlebench_web.accounts.models import Team, User
+from mlebench_web.catalog.models import Agent, AgentImage, Competition, ContainerConfig, Split
+from mlebench_web.fleet.models import Gpu, Host
+from runs.core.failures import EXPLAINED, Cause
+from runs.core.states import (
+    HOLDING,
+    AttemptEnd,
+    Outcome,
+    Result,
+    RunState,
+    State,
+    Verdict,
+    check_move,
+    run_state,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class Replaced(Exception):
+    """Another supervisor holds the attempt, or it has moved on. That decision stands."""
+
+
+def choices_of(enum: "Iterable[str]") -> list[tuple[str, str]]:
+    return [(str(value), str(value).replace("_", " ")) for value in enum]
+
+
+class Installation(models.Model):
+    """One row: the random name that labels everything this installation makes on an engine."""
+
+    name = models.CharField(max_length=16, unique=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return self.name
+
+    @classmethod
+    def this(cls) -> "Installation":
+        row, _ = cls.objects.get_or_create(pk=1, defaults={"name": uuid.uuid4().hex[:12]})
+        return row
+
+
+class Experiment(models.Model):
+    """A leaderboard row: what a team is testing, with one agent id."""
+
+    name = models.CharField(max_length=200, unique=True)
+    agent = models.ForeignKey(Agent, on_delete=models.PROTECT, related_name="experiments")
+    description = models.TextField(blank=True)
+    created_by = models.ForeignKey(User, on_delete=models.SET_NULL, null=True, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def get_absolute_url(self) -> str:
+        return reverse("experiment", args=[self.pk])
+
+
+class RunGroup(models.Model):
+    """One press of the Start button. Its state is computed from its runs, never stored."""
+
+    experiment = models.ForeignKey(Experiment, on_delete=models.CASCADE, related_name="groups")
+    agent = models.ForeignKey(Agent, on_delete=models.PROTECT, related_name="groups")
+    # What the agent was told, as it was on that day: the catalog may change later.
+    agent_kwargs = models.JSONField(default=dict, blank=True)
+    agent_env = models.JSONField(default=dict, blank=True)
+    split = models.ForeignKey(Split, on_delete=models.SET_NULL, null=True, blank=True)
+    container_config = models.ForeignKey(ContainerConfig, on_delete=models.PROTECT)
+    container_settings = models.JSONField(default=dict, blank=True)
+    runtime = models.CharField(max_length=10, choices=ContainerConfig.Runtime.choices)
+    # Why another config was taken than the usual one ("no host has an engine"); shown on pages.
+    config_note = models.CharField(max_length=300, blank=True)
+    # Null while the image is still being built: the first claim fills it in, once.
+    image = models.ForeignKey(AgentImage, on_delete=models.PROTECT, null=True, blank=True)
+    seeds = models.PositiveIntegerField()
+    time_limit = models.DurationField()
+    step_timeout = models.DurationField()
+    priority = models.IntegerField(default=0, help_text="higher goes first")
+    env = models.JSONField(default=dict, blank=True)
+    acknowledged_no_gpu = models.BooleanField(default=False)
+    created_by = models.ForeignKey(User, on_delete=models.SET_NULL, null=True, blank=True)
+    team = models.ForeignKey(Team, on_delete=models.SET_NULL, null=True, blank=True)
+    created_at = models.DateTimeField(default=timezone.now)
+    # Upstream's name of the folder: <timestamp>_run-group_<agent folder>, made unique.
+    folder = models.CharField(max_length=200, unique=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return f"run group {self.pk} ({self.experiment.name})"
+
+    def get_absolute_url(self) -> str:
+        return reverse("group", args=[self.pk])
+
+    def is_over(self) -> bool:
+        """Whether nothing of it can change by itself. Costs one query."""
+        over = (RunState.FINISHED, RunState.FAILED, RunState.CANCELLED)
+        return not self.runs.exclude(state__in=over).exists()
+
+
+class Run(models.Model):
+    """One competition x one seed of a run group."""
+
+    group = models.ForeignKey(RunGroup, on_delete=models.CASCADE, related_name="runs")
+    competition = models.ForeignKey(Competition, on_delete=models.PROTECT, related_name="runs")
+    seed = models.PositiveIntegerField()
+    # Upstream's run id is <competition>_<uuid>.
+    uuid = models.UUIDField(default=uuid.uuid4, unique=True)
+    # A copy of the newest attempt's, written in the same transaction.
+    state = models.CharField(max_length=20, choices=choices_of(RunState), default=RunState.QUEUED)
+    # The newest attempt that is graded or agent failed, and what it achieved.
+    counted = models.ForeignKey(
+        "Attempt", on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    result = models.CharField(max_length=20, choices=choices_of(Result), blank=True)
+    score = models.FloatField(null=True, blank=True)
+    # Graded although the infrastructure failed and no try was left.
+    is_cut_short = models.BooleanField(default=False)
+    # Infrastructure failures since a person last queued the run; at MAX_TRIES it stops.
+    tries_used = models.PositiveIntegerField(default=0)
+
+    class Meta:
+        ordering = ["competition__name", "seed"]
+        constraints = [
+            models.UniqueConstraint(fields=["group", "competition", "seed"], name="one_run_a_seed")
+        ]
+        indexes = [
+            # Counts by state on the list of run groups.
+            models.Index(fields=["group", "state"]),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.competition.name}, seed {self.seed}"
+
+    def get_absolute_url(self) -> str:
+        return reverse("run", args=[self.pk])
+
+    @property
+    def upstream_id(self) -> str:
+        return f"{self.competition.name}_{self.uuid}"
+
+    def newest_attempt(self) -> "Attempt":
+        return self.attempts.latest("number")
+
+    def queue_attempt(
+        self, *, by: str, resumed_from: "Attempt | None" = None, fresh_tries: bool = False
+    ) -> "Attempt":
+        """Queue the next attempt. `fresh_tries`: a person asked, so tries count anew."""
+        number = (self.attempts.aggregate(models.Max("number"))["number__max"] or 0) + 1
+        attempt = Attempt.objects.create(run=self, number=number, resumed_from=resumed_from)
+        changes: dict[str, object] = {"state": RunState.QUEUED}
+        if fresh_tries:
+            changes["tries_used"] = 0
+        Run.objects.filter(pk=self.pk).update(**changes)
+        Move.objects.create(attempt=attempt, old="", new=State.QUEUED, by=by)
+        return attempt
+
+    def count(self, attempt: "Attempt", *, cut_short: bool = False) -> None:
+        """`attempt` is now the one that counts; copy its report's result to the run."""
+        report = attempt.reports.filter(is_current=True).first()
+        Run.objects.filter(pk=self.pk).update(
+            counted=attempt,
+            result=report.result if report else Result.NO_SUBMISSION,
+            score=report.score if report else None,
+            is_cut_short=cut_short,
+        )
+
+
+class AttemptQuerySet(models.QuerySet["Attempt"]):
+    def unended(self) -> "AttemptQuerySet":
+        return self.exclude(state=State.ENDED)
+
+    def holding(self) -> "AttemptQuerySet":
+        """Attempts that hold CPUs, memory and GPUs of their host."""
+        return self.filter(host__isnull=False, released_at__isnull=True).exclude(state=State.QUEUED)
+
+    def lost_contact(self) -> "AttemptQuerySet":
+        """Not ended, lease expired: computed, never stored."""
+        return self.unended().filter(lease_until__lt=Now())
+
+
+class Attempt(models.Model):
+    """One try at a run on one host."""
+
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="attempts")
+    number = models.PositiveIntegerField()
+    state = models.CharField(max_length=20, choices=choices_of(State), default=State.QUEUED)
+    outcome = models.CharField(max_length=30, choices=choices_of(Outcome), blank=True)
+    cause = models.CharField(max_length=30, choices=choices_of(Cause), blank=True)
+    # What was seen, in the engine's or the product's own words.
+    cause_detail = models.TextField(blank=True)
+    # The last log lines at the moment of the end.
+    last_lines = models.TextField(blank=True)
+
+    # Fencing: every write of a supervisor is conditional on this token.
+    lease_token = models.UUIDField(null=True, blank=True)
+    lease_until = models.DateTimeField(null=True, blank=True)
+    host = models.ForeignKey(
+        Host, on_delete=models.PROTECT, null=True, blank=True, related_name="attempts"
+    )
+    supervisor_boot_id = models.CharField(max_length=64, blank=True)
+    supervisor_pid = models.IntegerField(null=True, blank=True)
+    supervisor_started = models.FloatField(null=True, blank=True, help_text="process start, epoch")
+
+    queued_at = models.DateTimeField(default=timezone.now)
+    claimed_at = models.DateTimeField(null=True, blank=True)
+    agent_started_at = models.DateTimeField(null=True, blank=True)
+    agent_ended_at = models.DateTimeField(null=True, blank=True)
+    ended_at = models.DateTimeField(null=True, blank=True)
+    # Set when CPUs, memory and GPUs are free again.
+    released_at = models.DateTimeField(null=True, blank=True)
+    # The container and the attempt's folder are gone from the host.
+    swept_at = models.DateTimeField(null=True, blank=True)
+    cancel_requested_at = models.DateTimeField(null=True, blank=True)
+    cancel_requested_by = models.CharField(max_length=150, blank=True)
+
+    # Reserved by the claim; the container's limits.
+    cpus = models.FloatField(null=True, blank=True)
+    memory_bytes = models.BigIntegerField(null=True, blank=True)
+    container_id = models.CharField(max_length=100, blank=True)
+    image_id = models.CharField(max_length=100, blank=True)
+    # What the host measured it had: see worker.hardware().
+    hardware = models.JSONField(default=dict, blank=True)
+    # What it used: cpu_seconds, memory_peak_bytes, gpu_utilisation_mean; null where not measured.
+    usage = models.JSONField(default=dict, blank=True)
+
+    # How the agent ended, saved by the move to collecting; the container is not asked again.
+    exit_code = models.IntegerField(null=True, blank=True)
+    ended_by_itself = models.BooleanField(default=False)
+    memory_killed = models.BooleanField(default=False)
+    has_submission = models.BooleanField(default=False)
+    # Active agent time; queue wait, start-up, host downtime and pauses are not in it.
+    active_seconds = models.FloatField(default=0)
+    paused_seconds = models.FloatField(default=0)
+    validations = models.PositiveIntegerField(default=0)
+    # Phases in seconds, for the figures: prepare, create, start, health, agent, collect, grade.
+    timings = models.JSONField(default=dict, blank=True)
+    # Files that were kept: [{"path", "bytes"}], and what was left out and why.
+    artifacts = models.JSONField(default=list, blank=True)
+    left_out = models.JSONField(default=list, blank=True)
+    resumed_from = models.ForeignKey(
+        "self", on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+
+    objects = AttemptQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["run", "number"]
+        constraints = [
+            models.UniqueConstraint(fields=["run", "number"], name="one_attempt_a_number"),
+            models.CheckConstraint(
+                name="ended_has_outcome",
+                condition=Q(state=State.ENDED) & ~Q(outcome="")
+                | ~Q(state=State.ENDED) & Q(outcome=""),
+            ),
+            models.CheckConstraint(
+                name="supervised_has_lease",
+                condition=Q(state__in=[State.QUEUED, State.ENDED])
+                | Q(lease_token__isnull=False, host__isnull=False),
+            ),
+            models.UniqueConstraint(
+                fields=["run"], condition=~Q(state=State.ENDED), name="one_unended_attempt_a_run"
+            ),
+        ]
+        indexes = [
+            # take_work of a host; the reaper.
+            models.Index(fields=["state", "host"]),
+            models.Index(fields=["host", "released_at"]),
+            models.Index(fields=["host", "swept_at", "state"]),
+        ]
+
+    def __str__(self) -> str:
+        return f"attempt {self.number} of {self.run}"
+
+    # ---------------------------------------------------------------- the one door
+
+    def move(self, new: State, *, token: uuid.UUID | None, by: str, **fields: object) -> None:
+        """Change the state, the run's copy of it and the history, or change nothing.
+
+        `token` is the lease token of the supervisor that asks; None moves a queued attempt, which
+        has no lease. `by` is the user, host or command that asks. `fields` are saved with the
+        state. Raises IllegalMove when the rules forbid the move, and Replaced when the attempt
+        has moved on or another supervisor holds it.
+        """
+        old = State(self.state)
+        check_move(old, new)
+        with transaction.atomic():
+            # The filter is the lock: of two movers, one updates no row.
+            moved = Attempt.objects.filter(pk=self.pk, state=old, lease_token=token).update(
+                state=new, **fields
+            )
+            if not moved:
+                raise Replaced(f"{self} is no longer {old}, or another supervisor holds it.")
+            outcome = fields.get("outcome") or None
+            Run.objects.filter(pk=self.run_id).update(
+                state=run_state(new, Outcome(str(outcome)) if outcome else None)
+            )
+            Move.objects.create(
+                attempt=self,
+                old=old,
+                new=new,
+                by=by,
+                outcome=str(outcome or ""),
+                cause=str(fields.get("cause") or ""),
+            )
+        self.refresh_from_db()
+
+    def claim(self, host: Host, *, token: uuid.UUID, **fields: object) -> None:
+        """Queued -> starting, with a lease. Raises Replaced when somebody was first."""
+        self.move(
+            State.STARTING,
+            token=None,
+            by=host.name,
+            host=host,
+            lease_token=token,
+            lease_until=Now() + settings.LEASE_TTL,
+            claimed_at=Now(),
+            **fields,
+        )
+
+    def seal(self, sealed: Verdict, *, token: uuid.UUID | None, by: str, **fields: object) -> None:
+        """Move to ended with exactly one outcome, and do what follows from it.
+
+        In the same transaction: resources are free, the run's result points at the attempt that
+        counts, and an infrastructure failure queues the next attempt while tries are left.
+        """
+        with transaction.atomic():
+            self.move(
+                State.ENDED,
+                token=token,
+                by=by,
+                outcome=sealed.outcome,
+                cause=sealed.cause or "",
+                ended_at=Now(),
+                released_at=self.released_at or Now(),
+                **fields,
+            )
+            GpuLease.objects.filter(attempt=self, released_at__isnull=True).update(
+                released_at=Now()
+            )
+            run = Run.objects.get(pk=self.run_id)
+            if sealed.outcome in (Outcome.GRADED, Outcome.AGENT_FAILED):
+                run.count(self, cut_short=sealed.cut_short)
+            elif sealed.outcome == Outcome.INFRASTRUCTURE_FAILED:
+                Run.objects.filter(pk=run.pk).update(tries_used=F("tries_used") + 1)
+                run.refresh_from_db()
+                if run.tries_used < settings.MAX_TRIES and not self.cancel_requested_at:
+                    run.queue_attempt(by=by)
+            elif sealed.outcome == Outcome.CONTINUED:
+                run.queue_attempt(by=by, resumed_from=self)
+
+    def release(self, *, token: uuid.UUID, by: str) -> None:
+        """Collecting -> grading: CPUs, memory and GPUs are free, the container is gone."""
+        with transaction.atomic():
+            self.move(State.GRADING, token=token, by=by, released_at=Now())
+            GpuLease.objects.filter(attempt=self, released_at__isnull=True).update(
+                released_at=Now()
+            )
+
+    def save_held(self, token: uuid.UUID, **fields: object) -> None:
+        """Save fields of an attempt that this token holds. Raises Replaced when it does not."""
+        if (
+            not Attempt.objects.filter(pk=self.pk, lease_token=token)
+            .exclude(state=State.ENDED)
+            .update(**fields)
+        ):
+            raise Replaced(f"Another supervisor holds {self}.")
+        for name, value in fields.items():
+            if not hasattr(value, "resolve_expression"):
+                setattr(self, name, value)
+
+    # ---------------------------------------------------------------- reading
+
+    @property
+    def is_ended(self) -> bool:
+        return self.state == State.ENDED
+
+    def has_lost_contact(self, at: datetime) -> bool:
+        return not self.is_ended and self.lease_until is not None and self.lease_until < at
+
+    def end(self) -> AttemptEnd:
+        """How it ended, as saved by the move to collecting."""
+        return AttemptEnd(
+            cause=Cause(self.cause) if self.cause else None,
+            ended_by_itself=self.ended_by_itself,
+            exit_code=self.exit_code,
+            memory_killed=self.memory_killed,
+            has_submission=self.has_submission,
+            cancelled=self.cancel_requested_at is not None,
+        )
+
+    @property
+    def cause_sentence(self) -> str:
+        return EXPLAINED[Cause(self.cause)][0] if self.cause else ""
+
+    @property
+    def cause_advice(self) -> str:
+        return EXPLAINED[Cause(self.cause)][1] if self.cause else ""
+
+    @property
+    def wall_seconds(self) -> float | None:
+        """From claim to end."""
+        if not (self.claimed_at and self.ended_at):
+            return None
+        return (self.ended_at - self.claimed_at).total_seconds()
+
+    def holds_resources(self) -> bool:
+        return self.state in HOLDING and self.released_at is None
+
+
+class Move(models.Model):
+    """History: every change of an attempt's state, with who asked."""
+
+    attempt = models.ForeignKey(Attempt, on_delete=models.CASCADE, related_name="moves")
+    old = models.CharField(max_length=20, blank=True)
+    new = models.CharField(max_length=20)
+    outcome = models.CharField(max_length=30, blank=True)
+    cause = models.CharField(max_length=30, blank=True)
+    by = models.CharField(max_length=150)
+    at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        ordering = ["id"]
+
+    def __str__(self) -> str:
+        return f"{self.attempt_id}: {self.old or 'new'} -> {self.new}"
+
+
+class GpuLease(models.Model):
+    """A GPU held by an attempt. The database refuses a second live one."""
+
+    attempt = models.ForeignKey(Attempt, on_delete=models.CASCADE, related_name="gpu_leases")
+    gpu = models.ForeignKey(Gpu, on_delete=models.PROTECT, related_name="leases")
+    released_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["gpu"], condition=Q(released_at__isnull=True), name="one_live_lease_a_gpu"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.gpu} for attempt {self.attempt_id}"
+
+
+class GradingReport(models.Model):
+    """Upstream's record of one graded submission, its 16 keys, and who graded it with what.
+
+    A re-grade adds a row; `is_current` marks the newest. An agent failure has a report too: null
+    score, no medal.
+    """
+
+    attempt = models.ForeignKey(Attempt, on_delete=models.CASCADE, related_name="reports")
+    is_current = models.BooleanField(default=True)
+    score = models.FloatField(null=True, blank=True)
+    gold_threshold = models.FloatField(null=True, blank=True)
+    silver_threshold = models.FloatField(null=True, blank=True)
+    bronze_threshold = models.FloatField(null=True, blank=True)
+    median_threshold = models.FloatField(null=True, blank=True)
+    any_medal = models.BooleanField(default=False)
+    gold_medal = models.BooleanField(default=False)
+    silver_medal = models.BooleanField(default=False)
+    bronze_medal = models.BooleanField(default=False)
+    above_median = models.BooleanField(default=False)
+    submission_exists = models.BooleanField(default=False)
+    valid_submission = models.BooleanField(default=False)
+    is_lower_better = models.BooleanField(null=True)
+    created_at = models.DateTimeField(default=timezone.now)
+    submission_path = models.CharField(max_length=500, default="None")
+    # Why an invalid submission is invalid, in the grader's words.
+    message = models.TextField(blank=True)
+    grader = models.CharField(max_length=100, blank=True, help_text="grader and its version")
+    data_digest = models.CharField(
+        max_length=64, blank=True, help_text="of the competition's files"
+    )
+    seconds = models.FloatField(null=True, blank=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["attempt"], condition=Q(is_current=True), name="one_current_report"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"report of attempt {self.attempt_id}: {self.score}"
+
+    @property
+    def result(self) -> Result:
+        if not self.submission_exists:
+            return Result.NO_SUBMISSION
+        if not self.valid_submission:
+            return Result.INVALID
+        if self.gold_medal:
+            return Result.GOLD
+        if self.silver_medal:
+            return Result.SILVER
+        if self.bronze_medal:
+            return Result.BRONZE
+        return Result.ABOVE_MEDIAN if self.above_median else Result.VALID
+
+    def as_upstream(self) -> dict[str, object]:
+        """The 16 keys in upstream's order."""
+        return {
+            "competition_id": self.attempt.run.competition.name,
+            "score": self.score,
+            "gold_threshold": self.gold_threshold,
+            "silver_threshold": self.silver_threshold,
+            "bronze_threshold": self.bronze_threshold,
+            "median_threshold": self.median_threshold,
+            "any_medal": self.any_medal,
+            "gold_medal": self.gold_medal,
+            "silver_medal": self.silver_medal,
+            "bronze_medal": self.bronze_medal,
+            "above_median": self.above_median,
+            "submission_exists": self.submission_exists,
+            "valid_submission": self.valid_submission,
+            "is_lower_better": self.is_lower_better,
+            # Upstream writes a naive local time with microseconds; ours is UTC.
+            "created_at": self.created_at.replace(tzinfo=None).isoformat(timespec="microseconds"),
+            "submission_path": self.submission_path,
+        }
+
+
+class LogSegment(models.Model):
+    """Some bytes of a log, in Django storage. Pages and API read segments only."""
+
+    class Source(models.TextChoices):
+        AGENT = "agent"
+        CONTAINER = "container"
+        RUN = "run", "what mlebench-web did"
+        GRADER = "grader"
+
+    attempt = models.ForeignKey(Attempt, on_delete=models.CASCADE, related_name="segments")
+    source = models.CharField(max_length=10, choices=Source.choices)
+    first_byte = models.BigIntegerField()
+    length = models.BigIntegerField()
+    first_line = models.BigIntegerField(help_text="number of its first line, from 1")
+    line_count = models.BigIntegerField(help_text="line ends in it")
+    path = models.CharField(max_length=300)
+    shipped_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["attempt", "source", "first_byte"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["attempt", "source", "first_byte"], name="one_segment_a_byte"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.source} of attempt {self.attempt_id} from {self.first_byte}"
+
+
+class IdempotencyKey(models.Model):
+    """The answer to a request that may be sent again."""
+
+    user = models.ForeignKey(User, on_delete=models.CASCADE)
+    key = models.CharField(max_length=200)
+    request_digest = models.CharField(max_length=64)
+    status = models.PositiveIntegerField(null=True, blank=True, help_text="null: still at work")
+    answer = models.JSONField(null=True, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["user", "key"], name="one_answer_a_key")]
+
+    def __str__(self) -> str:
+        return self.key
