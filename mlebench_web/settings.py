@@ -187,7 +187,11 @@ ACCOUNT_LOGIN_METHODS = {"username", "email"}
 ACCOUNT_SIGNUP_FIELDS = ["username*", "email*", "password1*", "password2*"]
 ACCOUNT_EMAIL_VERIFICATION = "none"
 ACCOUNT_LOGOUT_ON_GET = False
-EMAIL_BACKEND = env.text("EMAIL_BACKEND", "django.core.mail.backends.console.EmailBackend")
+MAILERS = {
+    "default": {
+        "BACKEND": env.text("EMAIL_BACKEND", "django.core.mail.backends.console.EmailBackend")
+    }
+}
 
 # ---------------------------------------------------------------------------- Queue
 # Empty: the embedded broker of `./run`, a socket in the data folder.
@@ -259,3 +263,14 @@ VALIDATIONS_PER_MINUTE = env.number("VALIDATIONS_PER_MINUTE", 30, least=1)
 LOG_LEVEL = env.text("LOG_LEVEL", "INFO")
 LOGGING_CONFIG = "mlebench_web.logs.configure"
 LOGGING = {"level": LOG_LEVEL}
+
+# ---------------------------------------------------------------------------- Control tick
+CELERY_BEAT_SCHEDULE = {
+    "tick": {
+        "task": "runs.tasks.tick",
+        "schedule": RING_EVERY,
+        # Two ticks in a row say the same: a late one is dropped.
+        "options": {"queue": "control", "expires": RING_EVERY.total_seconds()},
+    }
+}
+CELERY_BEAT_SCHEDULE_FILENAME = str(DATA_DIR / "beat-schedule")
