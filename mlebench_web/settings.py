@@ -74,7 +74,7 @@ INSTALLED_APPS = [
     "allauth.account",
     "django_htmx",
     "ninja",
-    "rules",
+    "rules.apps.AutodiscoverRulesConfig",
 ]
 
 MIDDLEWARE = [
