@@ -61,7 +61,10 @@ class Experiment(models.Model):
     """A leaderboard row: what a team is testing, with one agent id."""
 
     name = models.CharField(max_length=200, unique=True)
-    agent = models.ForeignKey(Agent, on_delete=models.PROTECT, related_name="experiments")
+    # Null: imported grading reports do not say which agent made them.
+    agent = models.ForeignKey(
+        Agent, on_delete=models.PROTECT, null=True, blank=True, related_name="experiments"
+    )
     description = models.TextField(blank=True)
     created_by = models.ForeignKey(User, on_delete=models.SET_NULL, null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -80,21 +83,31 @@ class RunGroup(models.Model):
     """One press of the Start button. Its state is computed from its runs, never stored."""
 
     experiment = models.ForeignKey(Experiment, on_delete=models.CASCADE, related_name="groups")
-    agent = models.ForeignKey(Agent, on_delete=models.PROTECT, related_name="groups")
+    # Agent, container config and limits are null in an imported group whose source is silent.
+    agent = models.ForeignKey(
+        Agent, on_delete=models.PROTECT, null=True, blank=True, related_name="groups"
+    )
     # What the agent was told, as it was on that day: the catalog may change later.
     agent_kwargs = models.JSONField(default=dict, blank=True)
     agent_env = models.JSONField(default=dict, blank=True)
     split = models.ForeignKey(Split, on_delete=models.SET_NULL, null=True, blank=True)
-    container_config = models.ForeignKey(ContainerConfig, on_delete=models.PROTECT)
+    container_config = models.ForeignKey(
+        ContainerConfig, on_delete=models.PROTECT, null=True, blank=True
+    )
     container_settings = models.JSONField(default=dict, blank=True)
-    runtime = models.CharField(max_length=10, choices=ContainerConfig.Runtime.choices)
+    runtime = models.CharField(
+        max_length=10,
+        choices=ContainerConfig.Runtime.choices,
+        blank=True,
+        help_text="empty: imported",
+    )
     # Why another config was taken than the usual one ("no host has an engine"); shown on pages.
     config_note = models.CharField(max_length=300, blank=True)
     # Null while the image is still being built: the first claim fills it in, once.
     image = models.ForeignKey(AgentImage, on_delete=models.PROTECT, null=True, blank=True)
     seeds = models.PositiveIntegerField()
-    time_limit = models.DurationField()
-    step_timeout = models.DurationField()
+    time_limit = models.DurationField(null=True, blank=True)
+    step_timeout = models.DurationField(null=True, blank=True)
     priority = models.IntegerField(default=0, help_text="higher goes first")
     env = models.JSONField(default=dict, blank=True)
     acknowledged_no_gpu = models.BooleanField(default=False)
@@ -103,15 +116,30 @@ class RunGroup(models.Model):
     created_at = models.DateTimeField(default=timezone.now)
     # Upstream's name of the folder: <timestamp>_run-group_<agent folder>, made unique.
     folder = models.CharField(max_length=200, unique=True)
+    # Name and SHA-256 of the file that it was imported from; empty: it was run here.
+    imported_from = models.CharField(max_length=300, blank=True)
+    import_digest = models.CharField(max_length=64, blank=True)
 
     class Meta:
         ordering = ["-created_at"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["experiment", "import_digest"],
+                condition=~Q(import_digest=""),
+                name="one_import_a_file",
+            )
+        ]
 
     def __str__(self) -> str:
         return f"run group {self.pk} ({self.experiment.name})"
 
     def get_absolute_url(self) -> str:
         return reverse("group", args=[self.pk])
+
+    @property
+    def is_imported(self) -> bool:
+        """It was run elsewhere: no agent log, no host, no times, nothing to run again."""
+        return bool(self.import_digest)
 
     def is_over(self) -> bool:
         """Whether nothing of it can change by itself. Costs one query."""
@@ -174,6 +202,15 @@ class Run(models.Model):
             changes["tries_used"] = 0
         Run.objects.filter(pk=self.pk).update(**changes)
         Move.objects.create(attempt=attempt, old="", new=State.QUEUED, by=by)
+        return attempt
+
+    def record_import(self, *, by: str) -> "Attempt":
+        """The one attempt of an imported run: ended and graded elsewhere, without a host."""
+        attempt = Attempt.objects.create(
+            run=self, number=1, state=State.ENDED, outcome=Outcome.GRADED
+        )
+        Move.objects.create(attempt=attempt, old="", new=State.ENDED, outcome=Outcome.GRADED, by=by)
+        Run.objects.filter(pk=self.pk).update(state=RunState.FINISHED)
         return attempt
 
     def count(self, attempt: "Attempt", *, cut_short: bool = False) -> None:
@@ -339,11 +376,20 @@ class Attempt(models.Model):
             **fields,
         )
 
-    def seal(self, sealed: Verdict, *, token: uuid.UUID | None, by: str, **fields: object) -> None:
+    def seal(
+        self,
+        sealed: Verdict,
+        *,
+        token: uuid.UUID | None,
+        by: str,
+        release: bool = True,
+        **fields: object,
+    ) -> None:
         """Move to ended with exactly one outcome, and do what follows from it.
 
         In the same transaction: resources are free, the run's result points at the attempt that
         counts, and an infrastructure failure queues the next attempt while tries are left.
+        `release=False`: the container may still be there; the host's janitor frees them.
         """
         with transaction.atomic():
             self.move(
@@ -353,12 +399,11 @@ class Attempt(models.Model):
                 outcome=sealed.outcome,
                 cause=sealed.cause or "",
                 ended_at=Now(),
-                released_at=self.released_at or Now(),
+                released_at=self.released_at or (Now() if release else None),
                 **fields,
             )
-            GpuLease.objects.filter(attempt=self, released_at__isnull=True).update(
-                released_at=Now()
-            )
+            if release:
+                self.free_gpus()
             run = Run.objects.get(pk=self.run_id)
             if sealed.outcome in (Outcome.GRADED, Outcome.AGENT_FAILED):
                 run.count(self, cut_short=sealed.cut_short)
@@ -374,9 +419,10 @@ class Attempt(models.Model):
         """Collecting -> grading: CPUs, memory and GPUs are free, the container is gone."""
         with transaction.atomic():
             self.move(State.GRADING, token=token, by=by, released_at=Now())
-            GpuLease.objects.filter(attempt=self, released_at__isnull=True).update(
-                released_at=Now()
-            )
+            self.free_gpus()
+
+    def free_gpus(self) -> None:
+        GpuLease.objects.filter(attempt=self, released_at__isnull=True).update(released_at=Now())
 
     def save_held(self, token: uuid.UUID, **fields: object) -> None:
         """Save fields of an attempt that this token holds. Raises Replaced when it does not."""
