@@ -8,7 +8,7 @@ from pathlib import Path
 import dj_database_url
 from django.utils.csp import CSP
 
-from mlebench_web import env
+from mlebench_web import env, sockets
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -24,10 +24,11 @@ ATTEMPTS_DIR = env.folder("ATTEMPTS_DIR", DATA_DIR / "attempts")
 # Prepared competitions in mle-bench's layout: <id>/prepared/{public,private}.
 COMPETITIONS_DIR = env.folder("COMPETITIONS_DIR", DATA_DIR / "competitions")
 DOWNLOAD_CACHE_DIR = env.folder("DOWNLOAD_CACHE_DIR", DATA_DIR / "downloads")
-# Sockets; a Unix socket's path has at most 107 bytes, so keep it short.
-SOCKETS_DIR = env.folder("SOCKETS_DIR", DATA_DIR / "s")
+# Sockets. Their paths must be short; where the data folder is too deep they are in /tmp.
+SOCKETS_DIR = env.folder("SOCKETS_DIR", sockets.folder_for(DATA_DIR))
 # A Python with the libraries of requirements/ml.txt: grader children, process runtime.
-ML_PYTHON = env.folder("ML_PYTHON", BASE_DIR / ".venv-ml" / "bin" / "python")
+# Not resolved: a virtual environment's Python is a link, and is known by its own path.
+ML_PYTHON = Path(env.text("ML_PYTHON") or BASE_DIR / ".venv-ml" / "bin" / "python").absolute()
 # A checkout of mle-bench; empty: only what ships with the product.
 MLEBENCH_DIR = env.text("MLEBENCH_DIR")
 
