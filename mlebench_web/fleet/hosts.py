@@ -37,6 +37,11 @@ def slots() -> int:
     return inventory.slots()
 
 
+def boot_id() -> str:
+    """Changes with every boot of this machine."""
+    return inventory.boot_id()
+
+
 def this_host() -> Host:
     """The row of this host, by HOST_NAME; made at the first call of any process."""
     name = settings.HOST_NAME

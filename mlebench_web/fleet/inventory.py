@@ -219,14 +219,6 @@ class HasGpuName(Protocol):
     def memory_bytes(self) -> int | None: ...
 
 
-@dataclass(frozen=True)
-class ContainerHardware:
-    """What an attempt is told about its own hardware: variables, and a file's content."""
-
-    env: dict[str, str]
-    json: str
-
-
 def hardware_env(
     *,
     cpus: float,
@@ -234,18 +226,16 @@ def hardware_env(
     gpus: Sequence[HasGpuName] = (),
     shm_bytes: int | None = None,
     disk_free_bytes: int | None = None,
-) -> ContainerHardware:
-    """Variables MLE_* and the content of /home/hardware.json.
+) -> dict[str, str]:
+    """What an agent is told of its own hardware, as variables MLE_*.
 
-    Inside a container `nproc` and `free` show the whole machine, so an agent needs to be told.
-    What is not known is absent from the variables and null in the file. Names and memories of
-    several GPUs are separated by commas, in the same order.
+    Inside a container `nproc` and `free` show the whole machine. What is not known is left out.
+    Names and memories of several GPUs are separated by commas, in the same order.
     """
     env = {
         "MLE_CPUS": f"{cpus:g}",
         "MLE_MEM_BYTES": str(memory_bytes),
         "MLE_GPU_COUNT": str(len(gpus)),
-        "OMP_NUM_THREADS": str(max(1, int(cpus))),
     }
     if gpus:
         env["MLE_GPU_NAMES"] = ",".join(gpu.name.replace(",", " ") for gpu in gpus)
@@ -256,6 +246,18 @@ def hardware_env(
         env["MLE_SHM_BYTES"] = str(shm_bytes)
     if disk_free_bytes is not None:
         env["MLE_DISK_FREE_BYTES"] = str(disk_free_bytes)
+    return env
+
+
+def hardware_json(
+    *,
+    cpus: float,
+    memory_bytes: int,
+    gpus: Sequence[HasGpuName] = (),
+    shm_bytes: int | None = None,
+    disk_free_bytes: int | None = None,
+) -> str:
+    """The same as the content of /home/hardware.json. What is not known is null."""
     facts = {
         "cpus": cpus,
         "memory_bytes": memory_bytes,
@@ -265,4 +267,4 @@ def hardware_env(
         "shm_bytes": shm_bytes,
         "disk_free_bytes": disk_free_bytes,
     }
-    return ContainerHardware(env=env, json=json.dumps(facts, indent=2) + "\n")
+    return json.dumps(facts, indent=2) + "\n"
