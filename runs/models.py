@@ -146,6 +146,20 @@ class RunGroup(models.Model):
         over = (RunState.FINISHED, RunState.FAILED, RunState.CANCELLED)
         return not self.runs.exclude(state__in=over).exists()
 
+    def add_runs(self, competitions: "Iterable[Competition]", *, by: str) -> "list[Run]":
+        """Each competition x seed, each with its first attempt queued. Three inserts in all."""
+        with transaction.atomic():
+            runs = Run.objects.bulk_create(
+                Run(group=self, competition=competition, seed=seed)
+                for competition in competitions
+                for seed in range(self.seeds)
+            )
+            attempts = Attempt.objects.bulk_create(Attempt(run=run, number=1) for run in runs)
+            Move.objects.bulk_create(
+                Move(attempt=attempt, old="", new=State.QUEUED, by=by) for attempt in attempts
+            )
+        return runs
+
 
 class Run(models.Model):
     """One competition x one seed of a run group."""
@@ -383,6 +397,7 @@ class Attempt(models.Model):
         token: uuid.UUID | None,
         by: str,
         release: bool = True,
+        try_again: bool = True,
         **fields: object,
     ) -> None:
         """Move to ended with exactly one outcome, and do what follows from it.
@@ -390,6 +405,7 @@ class Attempt(models.Model):
         In the same transaction: resources are free, the run's result points at the attempt that
         counts, and an infrastructure failure queues the next attempt while tries are left.
         `release=False`: the container may still be there; the host's janitor frees them.
+        `try_again=False`: another attempt could not end differently.
         """
         with transaction.atomic():
             self.move(
@@ -410,7 +426,8 @@ class Attempt(models.Model):
             elif sealed.outcome == Outcome.INFRASTRUCTURE_FAILED:
                 Run.objects.filter(pk=run.pk).update(tries_used=F("tries_used") + 1)
                 run.refresh_from_db()
-                if run.tries_used < settings.MAX_TRIES and not self.cancel_requested_at:
+                again = try_again and run.tries_used < settings.MAX_TRIES
+                if again and not self.cancel_requested_at:
                     run.queue_attempt(by=by)
             elif sealed.outcome == Outcome.CONTINUED:
                 run.queue_attempt(by=by, resumed_from=self)

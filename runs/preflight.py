@@ -1,0 +1,365 @@
+"""What would stop a run group, or should be known before Start: the panel beside the form.
+
+The same checks decide when the group is made, so that API and shell hear the same.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from mlebench_web.accounts.models import Role, User
+from mlebench_web.catalog.models import AgentImage, ContainerConfig
+from mlebench_web.fleet import hosts
+from mlebench_web.fleet.models import Host, PreparedData
+from runs import queue
+from runs.core import placement
+from runs.core.container_config import limits_of
+from runs.core.placement import Need, Offer
+from runs.request import FieldError, RunGroupRequest, Wanted, look_up
+
+Level = Literal["block", "acknowledge", "inform"]
+
+# The configs that the demo split uses when nobody names one.
+DEMO, DEMO_PROCESS = "demo", "demo-process"
+# Upstream replaces a value that begins so with a secret of this name.
+SECRET = re.compile(r"^\$\{\{\s*secrets\.(\w+)\s*\}\}")
+# What published results were made with (mle-bench, README).
+OFFICIAL_HOURS, OFFICIAL_CPUS, OFFICIAL_MEMORY, OFFICIAL_GPUS = 24, 36, 440 * 10**9, 1
+SEEDS_TO_COMPARE = 3
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding. `block` refuses, `acknowledge` needs `acknowledge_no_gpu`, `inform` does not."""
+
+    level: Level
+    field: str
+    message: str
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class ConfigChoice:
+    config: ContainerConfig
+    # Why this one, where it is not the usual one; shown on pages.
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The hosts that are online; where none is, all that are known."""
+
+    hosts: list[Host]
+    offers: list[Offer]
+    is_online: bool
+
+    @property
+    def has_gpus(self) -> bool:
+        return any(offer.gpus for offer in self.offers)
+
+    def that_fit(self, config: ContainerConfig) -> list[Offer]:
+        """Offers that could run the config when idle."""
+        need = need_of(config)
+        return [offer for offer in self.offers if not placement.never_fits(need, offer)]
+
+
+def fleet_now() -> Fleet:
+    at = hosts.now()
+    known = list(Host.objects.all())
+    online = [host for host in known if host.is_online(at)]
+    shown = online or known
+    return Fleet(shown, [queue.offer_of(host) for host in shown], is_online=bool(online))
+
+
+def need_of(config: ContainerConfig) -> Need:
+    """What any run with this config asks of a host; data and image aside."""
+    limits = limits_of(config.settings)
+    return Need(
+        attempt_id=0,
+        runtime=config.runtime,
+        competition="",
+        cpus=limits.cpus,
+        memory_bytes=limits.memory_bytes,
+        gpus=limits.gpus,
+        engine_runtime=limits.runtime,
+    )
+
+
+def check(request: RunGroupRequest, *, by: User | None = None) -> list[Check]:
+    """All findings, what blocks first. Raises RequestInvalid when the request itself is wrong."""
+    wanted = look_up(request)
+    fleet = fleet_now()
+    return findings(wanted, choose_config(wanted, fleet), fleet, by=by)
+
+
+def refusals(request: RunGroupRequest, checks: Iterable[Check]) -> list[FieldError]:
+    """What of the findings stands against making the group now."""
+    return [
+        FieldError(check.field, f"{check.message} {check.fix}".strip())
+        for check in checks
+        if check.level == "block"
+        or (check.level == "acknowledge" and not request.acknowledge_no_gpu)
+    ]
+
+
+def findings(wanted: Wanted, choice: ConfigChoice, fleet: Fleet, *, by: User | None) -> list[Check]:
+    found = [
+        *_agent(wanted, by),
+        *_runtime(wanted, choice.config),
+        *_image(wanted, choice.config, fleet),
+        *_hosts(choice.config, fleet),
+        *_gpu(wanted, choice.config, fleet),
+        *_data(wanted, fleet),
+        *_comparable(wanted, choice.config),
+    ]
+    order = ("block", "acknowledge", "inform")
+    return sorted(found, key=lambda check: order.index(check.level))
+
+
+# -------------------------------------------------------------------------- container config
+
+
+def choose_config(wanted: Wanted, fleet: Fleet) -> ConfigChoice:
+    """The config that was named, never another; else the usual one.
+
+    Demo competitions use `demo`, or `demo-process` where no host has an engine with the built
+    image; an image that is still being built is waited for. The rest uses the first that fits.
+    """
+    if wanted.container_config:
+        return ConfigChoice(wanted.container_config)
+    if wanted.is_demo:
+        return _demo_config(wanted, fleet)
+    configs = list(
+        ContainerConfig.objects.exclude(runtime=ContainerConfig.Runtime.PROCESS).exclude(name=DEMO)
+    )
+    if not configs:
+        raise LookupError("The catalog has no container config: run `manage.py migrate`.")
+    for config in configs:
+        if fleet.that_fit(config):
+            return ConfigChoice(config, f"{config.name} is the first container config that fits.")
+    return ConfigChoice(configs[0])
+
+
+def _demo_config(wanted: Wanted, fleet: Fleet) -> ConfigChoice:
+    demo = ContainerConfig.objects.get(name=DEMO)
+    if wanted.is_image_building or not fleet.offers or not wanted.agent.runs_as_process:
+        return ConfigChoice(demo)
+    if not any(offer.engine for offer in fleet.offers):
+        why = "No host has a container engine"
+    elif wanted.image is None:
+        why = f"The image of {wanted.agent} is not built"
+    elif not have_image(fleet, wanted.image):
+        why = f"No host has the image of {wanted.agent}"
+    else:
+        return ConfigChoice(demo)
+    return ConfigChoice(
+        ContainerConfig.objects.get(name=DEMO_PROCESS),
+        f"{why}: runs are processes of the host, without a sandbox.",
+    )
+
+
+def have_image(fleet: Fleet, image: AgentImage) -> list[Host]:
+    """Hosts whose engine has the image: as they reported, or because it was built there."""
+    return [
+        host
+        for host in fleet.hosts
+        if host.engine_id
+        and not host.engine_error
+        and (image.image_id in host.image_ids or image.engine_id == host.engine_id)
+    ]
+
+
+# ------------------------------------------------------------------------------------ checks
+
+
+def _agent(wanted: Wanted, by: User | None) -> Iterable[Check]:
+    agent = wanted.agent
+    values = [*agent.env_vars.values(), *agent.kwargs.values()]
+    matches = (SECRET.match(value) for value in values if isinstance(value, str))
+    missing = sorted({match[1] for match in matches if match})
+    if missing:
+        yield Check(
+            "block",
+            "agent",
+            f"{agent} needs {'the secret' if len(missing) == 1 else 'the secrets'} "
+            f"{', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not stored.",
+            "Choose an agent without secrets.",
+        )
+    if agent.privileged:
+        if by and by.is_at_least(Role.ADMIN):
+            yield Check(
+                "inform",
+                "agent",
+                f"{agent} runs privileged: it can take over its host. "
+                "By starting it you accept that.",
+            )
+        else:
+            yield Check(
+                "block",
+                "agent",
+                f"{agent} runs privileged: it can take over its host.",
+                "Ask an administrator to start it.",
+            )
+
+
+def _runtime(wanted: Wanted, config: ContainerConfig) -> Iterable[Check]:
+    if config.runtime == ContainerConfig.Runtime.PROCESS:
+        if not (wanted.agent.is_builtin and wanted.agent.runs_as_process):
+            yield Check(
+                "block",
+                "container_config",
+                f"{config} runs agents as processes of the host, which only built-in agents may.",
+                "Choose a container config with a sandbox.",
+            )
+        yield Check(
+            "inform",
+            "container_config",
+            f"{config} is unsandboxed: the agent runs as a process of the host.",
+        )
+        return
+    limits = limits_of(config.settings)
+    if limits.gpus and limits.runtime and "sysbox" in limits.runtime:
+        yield Check(
+            "block",
+            "container_config",
+            f"{config} asks for GPUs under {limits.runtime}, which cannot pass a GPU through.",
+            "Choose a container config without sysbox, such as no_sysbox_gpu.",
+        )
+
+
+def _image(wanted: Wanted, config: ContainerConfig, fleet: Fleet) -> Iterable[Check]:
+    if config.runtime == ContainerConfig.Runtime.PROCESS:
+        return
+    agent = wanted.agent
+    build = f"Build it on a host with an engine: manage.py build_agent {agent.image_name}"
+    if wanted.image is None:
+        if wanted.is_image_building:
+            yield Check(
+                "inform", "agent", f"The image of {agent} is being built. Its runs wait for it."
+            )
+            return
+        failed = (
+            AgentImage.objects.filter(image_name=agent.image_name, state=AgentImage.State.FAILED)
+            .order_by("-started_at")
+            .first()
+        )
+        why = f" The last build failed: {failed.error}" if failed else ""
+        yield Check("block", "agent", f"The image of {agent} is not built.{why}", build)
+    elif fleet.is_online and not have_image(fleet, wanted.image):
+        yield Check("block", "agent", f"No online host has the image of {agent}.", build)
+
+
+def _hosts(config: ContainerConfig, fleet: Fleet) -> Iterable[Check]:
+    if not fleet.is_online:
+        yield Check(
+            "inform", "container_config", "No worker host is online. The runs wait for one."
+        )
+        return
+    fitting = fleet.that_fit(config)
+    if not fitting:
+        need = need_of(config)
+        reasons = "; ".join(
+            f"{offer.host}: {placement.never_fits(need, offer)}" for offer in fleet.offers
+        )
+        yield Check(
+            "block",
+            "container_config",
+            f"No online host can ever run {config}. {reasons}.",
+            "Choose another container config, or add a host.",
+        )
+        return
+    ready = [offer for offer in fitting if not offer.draining and not offer.put_aside]
+    if not ready:
+        names = ", ".join(offer.host for offer in fitting)
+        yield Check(
+            "inform",
+            "container_config",
+            f"Every host that fits takes no new runs now (draining or put aside): {names}.",
+        )
+
+
+def _gpu(wanted: Wanted, config: ContainerConfig, fleet: Fleet) -> Iterable[Check]:
+    """The complaint that the product starts from: a GPU that stood idle for a whole benchmark."""
+    if wanted.is_demo or limits_of(config.settings).gpus or not fleet.has_gpus:
+        return
+    count = sum(offer.gpus for offer in fleet.offers)
+    yield Check(
+        "acknowledge",
+        "acknowledge_no_gpu",
+        f"{config} gives runs no GPU, and the fleet has {count}.",
+        "Choose a container config with a GPU, or acknowledge it (acknowledge_no_gpu).",
+    )
+
+
+def _data(wanted: Wanted, fleet: Fleet) -> Iterable[Check]:
+    ready = set(
+        PreparedData.objects.filter(
+            host__in=[host.pk for host in fleet.hosts], state=PreparedData.State.READY
+        ).values_list("competition", flat=True)
+    )
+    missing = [each for each in wanted.competitions if each.pk not in ready]
+    demo = [each.name for each in missing if each.is_demo]
+    others = [each.name for each in missing if not each.is_demo]
+    field = "split" if wanted.split else "competitions"
+    if others:
+        yield Check(
+            "block",
+            field,
+            f"The data of {len(others)} competitions is not prepared on any host: "
+            f"{', '.join(others)}.",
+            "Prepare it, or leave these out.",
+        )
+    if demo:
+        yield Check(
+            "inform", field, f"Runs of {', '.join(demo)} wait until their data is prepared."
+        )
+
+
+def _comparable(wanted: Wanted, config: ContainerConfig) -> Iterable[Check]:
+    if wanted.request.seeds < SEEDS_TO_COMPARE:
+        yield Check(
+            "inform",
+            "seeds",
+            f"Fewer than {SEEDS_TO_COMPARE} seeds: the result is listed, but not comparable.",
+        )
+    if wanted.is_demo:
+        return
+    limits = limits_of(config.settings)
+    hours = wanted.time_limit.total_seconds() / 3600
+    differences: list[tuple[str, bool, Callable[[], str]]] = [
+        (
+            "time limit",
+            hours != OFFICIAL_HOURS,
+            lambda: f"{hours:g} h instead of {OFFICIAL_HOURS} h",
+        ),
+        (
+            "CPUs",
+            limits.cpus != OFFICIAL_CPUS,
+            lambda: f"{_or_share(limits.cpus)} instead of {OFFICIAL_CPUS} vCPU",
+        ),
+        (
+            "memory",
+            limits.memory_bytes != OFFICIAL_MEMORY,
+            lambda: (
+                f"{_or_share(limits.memory_bytes and limits.memory_bytes / 1e9)} "
+                f"instead of {OFFICIAL_MEMORY / 1e9:g} GB"
+            ),
+        ),
+        (
+            "GPUs",
+            limits.gpus != OFFICIAL_GPUS,
+            lambda: f"{'all' if limits.gpus < 0 else limits.gpus} instead of one A10 24 GB",
+        ),
+    ]
+    for what, differs, say in differences:
+        if differs:
+            yield Check(
+                "inform",
+                "time_limit_s" if what == "time limit" else "container_config",
+                f"Differs from the official runs: {what}: {say()}.",
+            )
+
+
+def _or_share(amount: float | None) -> str:
+    return "the host's share" if amount is None else f"{amount:g}"
