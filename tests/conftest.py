@@ -1,14 +1,27 @@
 """Fixtures for all tests: people, a catalog with one of each, and the parts of the product."""
 
-from collections.abc import Callable
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
+from docker import DockerClient
 
 from mlebench_web.accounts.models import Role, Team, User
 from mlebench_web.catalog.models import Agent, AgentImage, Competition, ContainerConfig, Split
 from mlebench_web.fleet.models import Host
+from mlebench_web.launcher import broker
 from runs.models import Attempt, Experiment, Run, RunGroup
+from tests.support import docker as docker_support
+
+SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
+SHARED_IS_ABSENT = "the shared folder is absent"
+
+pytest_plugins = ["tests.support.suite_rules"]
 
 # ---------------------------------------------------------------------------- people
 
@@ -166,3 +179,92 @@ def make_group(
 def attempt(make_group: MakeGroup) -> Attempt:
     """The queued attempt of a run group with one run."""
     return make_group().runs.get().newest_attempt()
+
+
+# ---------------------------------------------------------------------------- parts
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[DockerClient]:
+    """A Docker Engine, real. Without one the test is skipped; in CI it fails."""
+    client = docker_support.connect()
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="session")
+def base_image(engine: DockerClient) -> str:
+    """The id of an image with a plain Debian."""
+    return docker_support.base_image(engine)
+
+
+@pytest.fixture
+def valkey() -> Iterator[str]:
+    """The URL of a broker of this test's own."""
+    # Not tmp_path: that is too deep for a socket.
+    folder = Path(tempfile.mkdtemp(prefix="mlw-"))
+    at = folder / "broker"
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(broker.command(folder, at), stdout=log, stderr=log)
+    try:
+        while not broker.answers(at):
+            assert server.poll() is None, (folder / "log").read_text()
+            time.sleep(0.01)
+        yield f"redis+socket://{at}"
+    finally:
+        server.terminate()
+        server.wait(timeout=10)
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Reference files beside the checkout; whoever needs them is skipped where they are not."""
+    if not SHARED.is_dir():
+        pytest.skip(SHARED_IS_ABSENT)
+    return SHARED
+
+
+class FakeNvml:
+    """A stand-in driver library that the real pynvml loads; `set` says what it answers."""
+
+    def __init__(self, library: Path, state: Path) -> None:
+        self.library = library
+        self.state = state
+        self.set(count=0)
+
+    def set(self, **lines: object) -> None:
+        """Replace all that the driver says; `gpu0__name` is written as `gpu0.name`."""
+        self.write({name.replace("__", "."): value for name, value in lines.items()})
+
+    def write(self, lines: dict[str, object]) -> None:
+        """Replace all that the driver says, by the keys of fake_nvml.c."""
+        new = self.state.with_suffix(".new")
+        new.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
+        # By rename, so that no reader sees half of it.
+        new.replace(self.state)
+
+    def env(self) -> dict[str, str]:
+        """What a child process needs in its environment to see this driver."""
+        return {
+            "FAKE_NVML_STATE": str(self.state),
+            "LD_LIBRARY_PATH": str(self.library.parent),
+        }
+
+
+@pytest.fixture(scope="session")
+def fake_nvml_library(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    library = tmp_path_factory.mktemp("nvml") / "libnvidia-ml.so.1"
+    source = shared / "nvml" / "fake_nvml.c"
+    command = ["cc", "-shared", "-fPIC", "-O1", "-pthread", "-o", str(library), str(source)]
+    subprocess.run(command, check=True, capture_output=True)
+    return library
+
+
+@pytest.fixture
+def fake_nvml(fake_nvml_library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
+    """A driver without GPUs, until the test sets some. For this process: load `.library` by path
+    with ctypes, or run a child with `.env()`."""
+    fake = FakeNvml(fake_nvml_library, tmp_path / "nvml-state")
+    monkeypatch.setenv("FAKE_NVML_STATE", str(fake.state))
+    return fake

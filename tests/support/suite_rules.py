@@ -1,0 +1,59 @@
+"""Rules of the whole suite, as a pytest plugin: what CI may not skip, and the database leg."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# The one reason for which a test may be skipped in CI.
+ALLOWED_SKIP = "the shared folder is absent"
+# "database": only tests that touch the database, for a second run on PostgreSQL.
+LEG = os.environ.get("MLEBENCH_WEB_TEST_LEG", "")
+# A file that gets the counts, for the runner that adds up both legs.
+COUNTS = os.environ.get("MLEBENCH_WEB_TEST_COUNTS", "")
+
+counts: Counter[str] = Counter()
+
+
+def touches_database(item: pytest.Item) -> bool:
+    fixtures = set(getattr(item, "fixturenames", ()))
+    asks = bool(item.get_closest_marker("django_db") or fixtures & {"db", "transactional_db"})
+    # Whole products have databases of their own; engines and browsers don't care about ours.
+    return asks and not any(item.get_closest_marker(name) for name in ("docker", "browser"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if LEG != "database":
+        return
+    kept = [item for item in items if touches_database(item)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    items[:] = kept
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[None]:
+    """In CI everything that tests need is installed, so a skip is a hole, and fails."""
+    report = yield
+    if os.environ.get("CI") and report.skipped and not hasattr(report, "wasxfail"):
+        reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
+        if ALLOWED_SKIP not in reason:
+            report.outcome = "failed"
+            report.longrepr = f"Skipped in CI, where nothing may be: {reason}"
+    return report
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.failed:
+        counts["failed"] += 1
+    elif report.skipped:
+        counts["skipped"] += 1
+    elif report.when == "call":
+        counts["passed"] += 1
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if COUNTS and not hasattr(session.config, "workerinput"):
+        Path(COUNTS).write_text(json.dumps(counts))
