@@ -623,6 +623,9 @@ class LogSegment(models.Model):
     first_line = models.BigIntegerField(help_text="number of its first line, from 1")
     line_count = models.BigIntegerField(help_text="line ends in it")
     path = models.CharField(max_length=300)
+    # Where its shipper goes on: redaction makes the stored bytes differ from the file's.
+    file_end = models.BigIntegerField(null=True, blank=True, help_text="offset in the shipped file")
+    file_id = models.CharField(max_length=40, blank=True, help_text="which file; a new one differs")
     shipped_at = models.DateTimeField(default=timezone.now)
 
     class Meta:
