@@ -1,5 +1,7 @@
 """Causes: the closed list of why an attempt ended as it did. Pure."""
 
+import re
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -107,3 +109,138 @@ EXPLAINED: dict[Cause, tuple[str, str]] = {
     Cause.PRODUCT_ERROR: ("mlebench-web itself failed.", "Read the worker's log and report it."),
     Cause.CANCELLED: ("It was cancelled.", ""),
 }
+
+
+# ---------------------------------------------------------------------------- evidence -> cause
+# What Docker Engines say, in lower case, first match wins. Seen on 20.10 unless marked; only the
+# engine's own words are read here, never an agent's log, which may say anything.
+_ENGINE_WORDS: tuple[tuple[Cause, tuple[str, ...]], ...] = (
+    (Cause.DISK_FULL, ("no space left on device", "disk quota exceeded")),
+    (
+        Cause.RUNTIME_MISSING,
+        (
+            "unknown runtime specified",
+            # Engine 23 and newer.
+            "unknown or invalid runtime name",
+        ),
+    ),
+    (Cause.GPU_UNKNOWN, ("unknown device", "unresolvable cdi devices")),
+    (
+        Cause.GPU_TOOLKIT_MISSING,
+        ("could not select device driver", "nvidia-container-cli", "nvidia-container-runtime"),
+    ),
+    (
+        Cause.IMAGE_MISSING,
+        (
+            "no such image",
+            "pull access denied",
+            "manifest unknown",
+            "manifest for",
+            "unable to find image",
+        ),
+    ),
+    (Cause.CONTAINER_REMOVED, ("no such container",)),
+    (Cause.DATA_MISSING, ("bind source path does not exist",)),
+    (
+        Cause.IMAGE_UNFIT,
+        (
+            "unable to start container process: exec:",
+            "no command specified",
+            "unable to find user",
+            "exec format error",
+        ),
+    ),
+    (Cause.CONTAINER_EXITED, ("is not running",)),
+    (
+        Cause.ENGINE_UNREACHABLE,
+        (
+            "cannot connect to the docker daemon",
+            "connection refused",
+            "connection aborted",
+            "connection reset by peer",
+            "remote end closed connection",
+            "read timed out",
+            "error while fetching server api version",
+        ),
+    ),
+    (
+        Cause.NETWORK,
+        (
+            "no such host",
+            "i/o timeout",
+            "tls handshake timeout",
+            "could not find an available, non-overlapping ipv4 address pool",
+            "failed to create endpoint",
+            "failed to set up container networking",
+        ),
+    ),
+)
+_NETWORK_GONE = re.compile(r"network \S+ (not found|is ambiguous)")
+
+
+def cause_of_engine_error(text: str) -> Cause:
+    """What a container engine's error message means; ENGINE_ERROR when it says nothing known."""
+    words = text.lower()
+    for cause, marks in _ENGINE_WORDS:
+        if any(mark in words for mark in marks):
+            return cause
+    return Cause.NETWORK if _NETWORK_GONE.search(words) else Cause.ENGINE_ERROR
+
+
+# Less is "full": the engine and the entrypoint could write no file.
+DISK_FULL_BELOW_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was seen of a container that did not end as it should."""
+
+    exists: bool
+    is_running: bool = False
+    exit_code: int | None = None
+    oom_killed: bool = False
+    # Processes killed for memory in the container; None: not readable any more.
+    memory_kills: int | None = None
+    # Why its start failed, in the engine's words.
+    engine_error: str = ""
+    # Last lines of the entrypoint's log and of the engine's own: shown, never interpreted.
+    last_lines: str = ""
+    disk_free_bytes: int | None = None
+
+
+def cause_of_end(seen: Evidence, *, agent_started: bool) -> tuple[Cause, str]:
+    """Why a container that we did not stop is no longer of use, and the sentence that says so.
+
+    Before the agent started, a memory kill hit the relay, which is ours. After that the limit is
+    the agent's own, whichever of its container's processes the kernel picked.
+    """
+    if not seen.exists:
+        return Cause.CONTAINER_REMOVED, "The container is gone; nobody here removed it."
+    if seen.engine_error:
+        return cause_of_engine_error(seen.engine_error), seen.engine_error
+    ended = "runs" if seen.is_running else f"ended with exit code {seen.exit_code}"
+    if seen.oom_killed or seen.memory_kills:
+        if agent_started:
+            return (
+                Cause.OUT_OF_MEMORY,
+                f"The kernel killed a process for memory; the container {ended}.",
+            )
+        return (
+            Cause.RELAY_FAILED,
+            f"The kernel killed the validation relay for memory before the agent started; "
+            f"the container {ended}.",
+        )
+    if seen.disk_free_bytes is not None and seen.disk_free_bytes < DISK_FULL_BELOW_BYTES:
+        return (
+            Cause.DISK_FULL,
+            f"The host has {seen.disk_free_bytes} bytes free; the container {ended}.",
+        )
+    if seen.is_running:
+        return Cause.RELAY_FAILED, "The container runs, but its validation relay does not answer."
+    if seen.exit_code in (137, 143, 255):
+        # 255: the engine or the machine went down under it.
+        return (
+            Cause.CONTAINER_KILLED,
+            f"Somebody killed the container (exit code {seen.exit_code}).",
+        )
+    return Cause.CONTAINER_EXITED, f"The container ended by itself with exit code {seen.exit_code}."

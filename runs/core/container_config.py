@@ -1,0 +1,177 @@
+"""mle-bench's JSON of Docker settings -> the limits of a container. Pure.
+
+Upstream hands the JSON to docker-py as it stands, so a config could mount the host or add
+capabilities. Here only keys that say how much a container gets are taken; all else is refused.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+UNITS = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?\s*", re.IGNORECASE)
+# The engine refuses less.
+LEAST_MEMORY = 6 * 2**20
+SYSBOX = "sysbox-runc"
+
+TAKEN = ("mem_limit", "shm_size", "nano_cpus", "gpus", "runtime", "network_mode", "pids_limit")
+# Harmless, and decided by us: containers are killed, labelled and have no init of their own.
+WITHOUT_EFFECT = ("labels", "init", "stop_signal")
+NETWORKS = {"none": "none", "bridge": "internet", "default": "internet"}
+
+
+class ConfigRefused(Exception):
+    """A config that cannot be used. `problems`: (key, what is wrong and what to write)."""
+
+    def __init__(self, problems: list[tuple[str, str]]) -> None:
+        super().__init__("; ".join(f"{key}: {text}" for key, text in problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True)
+class Limits:
+    """None: the config leaves it to the host's share (CPUs, memory) or to the engine (the rest)."""
+
+    cpus: float | None = None
+    memory_bytes: int | None = None
+    shm_bytes: int | None = None
+    # -1: all of the host's.
+    gpus: int = 0
+    runtime: str | None = None
+    # "none" or "internet"; None: what the agent asks for.
+    network: str | None = None
+    pids_limit: int | None = None
+
+
+def limits_of(settings: Mapping[str, object]) -> Limits:
+    """Limits from a container config's JSON. Raises ConfigRefused naming every bad key."""
+    problems: list[tuple[str, str]] = []
+
+    def take[T](key: str, read: Callable[[object], T]) -> T | None:
+        value = settings.get(key)
+        if value is None:
+            return None
+        try:
+            return read(value)
+        except ValueError as error:
+            problems.append((key, str(error)))
+            return None
+
+    for key in settings:
+        if key not in TAKEN and key not in WITHOUT_EFFECT:
+            problems.append((key, f"this key is not allowed; allowed are {', '.join(TAKEN)}"))
+    nano_cpus = take("nano_cpus", _number)
+    if nano_cpus is not None and nano_cpus < 1e7:
+        problems.append(("nano_cpus", "write billionths of a CPU: 4e9 is four CPUs"))
+    memory = take("mem_limit", size_of)
+    if memory is not None and memory < LEAST_MEMORY:
+        problems.append(("mem_limit", 'the engine refuses less than 6 MB: write "4G"'))
+    gpus = take("gpus", _whole) or 0
+    if gpus < -1:
+        problems.append(("gpus", "write how many, or -1 for all"))
+    pids = take("pids_limit", _whole)
+    if pids is not None and pids < 64:
+        problems.append(("pids_limit", "write a number of at least 64"))
+    runtime = take("runtime", _text)
+    if gpus and runtime == SYSBOX:
+        problems.append(
+            ("runtime", f"{SYSBOX} cannot give GPUs to a container: leave runtime out, or gpus")
+        )
+    network = take("network_mode", _network)
+    limits = Limits(
+        cpus=None if nano_cpus is None else nano_cpus / 1e9,
+        memory_bytes=memory,
+        shm_bytes=take("shm_size", size_of),
+        gpus=gpus,
+        runtime=runtime or None,
+        network=network,
+        pids_limit=pids,
+    )
+    if problems:
+        raise ConfigRefused(problems)
+    return limits
+
+
+def size_of(value: object) -> int:
+    """Bytes of "80G", "512m", 4e9. Letters are powers of 1024, as in Docker. Raises ValueError."""
+    if isinstance(value, str):
+        match = SIZE.fullmatch(value)
+        if not match:
+            raise ValueError(f'{value!r} is no size: write "4G", "512m" or a number of bytes')
+        return int(float(match[1]) * UNITS[match[2].lower()])
+    return int(_number(value))
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{value!r} is no number")
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(f"{value!r}: write a number of at least 0")
+    return value
+
+
+def _whole(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        raise ValueError(f"{value!r} is no whole number")
+    return int(value)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no name")
+    return value
+
+
+def _network(value: object) -> str:
+    if not isinstance(value, str) or value not in NETWORKS:
+        raise ValueError(f'{value!r}: write "none", or "bridge" for the internet')
+    return NETWORKS[value]
+
+
+# ---------------------------------------------------------------------------- official hardware
+# MLE-bench's own setup: 36 vCPUs, 440 GB of memory, one A10 with 24 GB.
+OFFICIAL_CPUS = 36
+OFFICIAL_MEMORY_BYTES = 440 * 10**9
+OFFICIAL_GPU = "A10"
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a run was measured to have."""
+
+    cpus: float | None = None
+    memory_bytes: int | None = None
+    gpu_names: tuple[str, ...] = ()
+
+
+def differences(had: Hardware) -> list[str]:
+    """How this differs from the official hardware, one phrase each; empty when it does not.
+
+    What was not measured is said to be unknown.
+    """
+    found: list[str] = []
+    if had.cpus is None:
+        found.append(f"CPUs unknown (official {OFFICIAL_CPUS})")
+    elif had.cpus != OFFICIAL_CPUS:
+        found.append(f"{had.cpus:g} CPUs (official {OFFICIAL_CPUS})")
+    if had.memory_bytes is None:
+        found.append("memory unknown (official 440 GB)")
+    elif not 0.97 < had.memory_bytes / OFFICIAL_MEMORY_BYTES < 1.1:
+        # 440G in a config is 472 decimal GB: the same machine.
+        found.append(f"{had.memory_bytes / 1e9:.0f} GB of memory (official 440 GB)")
+    if not _is_official_gpu(had.gpu_names):
+        gpus = _counted(had.gpu_names) or "no GPU"
+        found.append(f"{gpus} (official one A10 24 GB)")
+    return found
+
+
+def _is_official_gpu(names: tuple[str, ...]) -> bool:
+    return len(names) == 1 and OFFICIAL_GPU in names[0].split()
+
+
+def _counted(names: Iterable[str]) -> str:
+    counts: dict[str, int] = {}
+    for name in names:
+        counts[name] = counts.get(name, 0) + 1
+    return ", ".join(f"{count} x {name}" for name, count in counts.items())
