@@ -1,0 +1,120 @@
+"""Everything that needs Django before the first page: one child process of the supervisor.
+
+Prints what it does, a line each; the last line is `RESULT ` and what the supervisor must know.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from datetime import timedelta
+
+SETUP_LINK_LASTS = timedelta(hours=24)
+
+
+def main() -> None:
+    import django
+
+    django.setup()
+    from django.conf import settings
+    from django.core.management import call_command
+
+    settings.SOCKETS_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
+    say("checking the settings")
+    call_command("check", "--fail-level", "ERROR")
+    say("the database")
+    # Also brings the catalog up to date (signal post_migrate).
+    call_command("migrate", verbosity=0, interactive=False)
+    say("static files")
+    collect_static()
+    print("RESULT " + json.dumps(result()), flush=True)
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def result() -> dict[str, object]:
+    from mlebench_web.fleet import hosts
+    from runs.core.states import State
+    from runs.models import Attempt
+
+    host = hosts.this_host()
+    unended = Attempt.objects.filter(host=host).exclude(state=State.ENDED).count()
+    return {
+        "host": host.name,
+        # Resources decide; slots only must not stand in the way of adopting what runs here.
+        "slots": max(hosts.slots(), unended + 1),
+        "setup_path": setup_path() if not admins() else "",
+        "engine_error": engine_error(),
+    }
+
+
+def admins() -> list[str]:
+    from django.db.models import Q
+
+    from mlebench_web.accounts.models import Role, User
+
+    able = Q(role=Role.ADMIN) | Q(is_superuser=True)
+    return list(User.objects.filter(able, is_active=True).values_list("username", flat=True))
+
+
+def setup_path() -> str:
+    """The path of a new one-time link that makes an admin; older unused ones stop working."""
+    from django.urls import reverse
+
+    from mlebench_web.accounts.models import OneTimeLink, Role
+
+    purpose = OneTimeLink.Purpose.SETUP
+    OneTimeLink.objects.filter(purpose=purpose, used_at__isnull=True).delete()
+    token = OneTimeLink.make(purpose, lasts=SETUP_LINK_LASTS, role=Role.ADMIN)
+    return reverse("setup", args=[token])
+
+
+def engine_error() -> str:
+    """Why no container can be started here; "" when one can."""
+    import docker
+    from django.conf import settings
+    from docker.errors import DockerException
+
+    if settings.ENGINE_URL == "none":
+        return "ENGINE_URL=none says so"
+    try:
+        if settings.ENGINE_URL:
+            client = docker.DockerClient(base_url=settings.ENGINE_URL, timeout=5)
+        else:
+            client = docker.from_env(timeout=5)
+        client.ping()
+        client.close()
+    except DockerException as error:
+        return str(error)
+    return ""
+
+
+def collect_static() -> None:
+    """As `collectstatic`, when a file was added, changed or removed since the last time."""
+    from django.conf import settings
+    from django.contrib.staticfiles.finders import get_finders
+    from django.core.management import call_command
+
+    digest = hashlib.sha256()
+    for finder in get_finders():
+        for name, storage in sorted(finder.list([]), key=lambda found: found[0]):
+            stat = os.stat(storage.path(name))
+            digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    stamp = settings.STATIC_ROOT / "collected"
+    if stamp.exists() and stamp.read_text() == digest.hexdigest():
+        return
+    call_command("collectstatic", verbosity=0, interactive=False, clear=True)
+    stamp.write_text(digest.hexdigest())
+
+
+if __name__ == "__main__":
+    from django.core.exceptions import ImproperlyConfigured
+    from django.core.management.base import CommandError
+
+    try:
+        main()
+    except (CommandError, ImproperlyConfigured) as error:
+        # The user's to repair, and said in full: a traceback would hide it.
+        sys.exit(str(error))
