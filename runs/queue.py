@@ -1,0 +1,372 @@
+"""What a host does next: adopt an attempt without a live supervisor, else claim a queued one.
+
+The database is the truth. The same code serves SQLite (BEGIN IMMEDIATE serialises) and PostgreSQL
+(the host's row is locked, and of two hosts that want one attempt one updates no row).
+"""
+
+import os
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cache
+
+import psutil
+import structlog
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Avg, QuerySet
+from django.db.models.functions import Now
+
+from mlebench_web.catalog import images
+from mlebench_web.catalog.models import Agent, AgentImage, ContainerConfig
+from mlebench_web.fleet import hosts
+from mlebench_web.fleet.models import Gpu, Host, PreparedData
+from runs.core import placement
+from runs.core.container_config import limits_of
+from runs.core.failures import Cause
+from runs.core.limits import Reaping
+from runs.core.placement import Need, Offer
+from runs.core.states import HOLDING, SUPERVISED, Outcome, State, Verdict
+from runs.models import Attempt, GpuLease, Replaced, RunGroup
+
+logger = structlog.get_logger(__name__)
+
+# A host looks at this many of the queue at a claim; more would only be sorted in vain.
+LOOK_AT = 500
+
+
+@dataclass(frozen=True)
+class Lease:
+    """An attempt and the token that fences every write about it."""
+
+    attempt: Attempt
+    token: uuid.UUID
+    adopted: bool
+
+
+@cache
+def _process_started(pid: int) -> float:
+    return psutil.Process(pid).create_time()
+
+
+def this_supervisor() -> dict[str, object]:
+    """Who supervises, as the attempt's row names it: this very process."""
+    return {
+        "supervisor_boot_id": hosts.boot_id(),
+        "supervisor_pid": os.getpid(),
+        "supervisor_started": _process_started(os.getpid()),
+    }
+
+
+def supervisor_is_live(attempt: Attempt) -> bool:
+    """Whether the process that the row names still exists on this host under a valid lease.
+
+    Only meaningful on the host that the row names.
+    """
+    if attempt.supervisor_pid is None or attempt.supervisor_boot_id != hosts.boot_id():
+        return False
+    if attempt.lease_until is None or attempt.lease_until < hosts.now():
+        return False
+    try:
+        process = psutil.Process(attempt.supervisor_pid)
+        # A second of tolerance: the start time comes from clock ticks since boot.
+        same = abs(process.create_time() - (attempt.supervisor_started or 0)) < 1
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def take_work(host: Host) -> Lease | None:
+    """The next attempt for this process to supervise; None when there is none."""
+    return adopt_one(host) or claim(host)
+
+
+def adopt_one(host: Host) -> Lease | None:
+    """Take over an attempt of this host that has not ended and has no live supervisor."""
+    for attempt in Attempt.objects.filter(host=host, state__in=SUPERVISED).order_by("id"):
+        if supervisor_is_live(attempt):
+            continue
+        try:
+            return adopt(attempt)
+        except Replaced:
+            continue
+    return None
+
+
+def adopt(attempt: Attempt) -> Lease:
+    """Put the attempt under a new token held by this process. Raises Replaced if it moved on."""
+    token = uuid.uuid4()
+    taken = (
+        Attempt.objects.filter(pk=attempt.pk, lease_token=attempt.lease_token)
+        .exclude(state=State.ENDED)
+        .update(lease_token=token, lease_until=Now() + settings.LEASE_TTL, **this_supervisor())
+    )
+    if not taken:
+        raise Replaced(f"{attempt} was adopted by another supervisor or has ended.")
+    attempt.refresh_from_db()
+    logger.info("attempt.adopted", attempt=attempt.pk, state=attempt.state)
+    return Lease(attempt, token, adopted=True)
+
+
+def claim(host: Host) -> Lease | None:
+    """Queued -> starting for the best attempt that fits what is free here; None if none does."""
+    if not Attempt.objects.filter(state=State.QUEUED).exists():
+        return None
+    token = uuid.uuid4()
+    with transaction.atomic():
+        # The row is the lock of this host's resources: two pool children never count the same GPU.
+        host = Host.objects.select_for_update().get(pk=host.pk)
+        offer = offer_of(host)
+        if offer.draining or offer.put_aside or offer.free_slots < 1:
+            return None
+        queued = queued_attempts()
+        needs = needs_of(queued.values())
+        for need in placement.in_order(expected(needs, queued), held_by_team()):
+            if placement.not_now(need, offer):
+                continue
+            attempt = queued[need.attempt_id]
+            got = placement.grant(need, offer)
+            try:
+                with transaction.atomic():
+                    attempt.claim(
+                        host,
+                        token=token,
+                        cpus=got.cpus,
+                        memory_bytes=got.memory_bytes,
+                        image_id=need.image_id,
+                        **this_supervisor(),
+                    )
+                    lease_gpus(attempt, got.gpus)
+                    pin_image(attempt)
+            except Replaced:
+                # Another host was first; the next best is as good.
+                continue
+            logger.info("attempt.claimed", attempt=attempt.pk, host=host.name)
+            return Lease(attempt, token, adopted=False)
+    return None
+
+
+def queued_attempts() -> dict[int, Attempt]:
+    rows = (
+        Attempt.objects.filter(state=State.QUEUED, cancel_requested_at__isnull=True)
+        .select_related("run__competition", "run__group__agent", "run__group__image")
+        .order_by("-run__group__priority", "id")[:LOOK_AT]
+    )
+    return {attempt.pk: attempt for attempt in rows}
+
+
+def image_of(group: RunGroup) -> AgentImage | None:
+    """The image that the group's runs start from; None while there is none, or none is needed."""
+    if group.runtime != ContainerConfig.Runtime.DOCKER:
+        return None
+    return group.image or images.newest_image(agent_of(group))
+
+
+def agent_of(group: RunGroup) -> Agent:
+    """The agent of a group that runs here; only an imported group has none."""
+    if group.agent is None:
+        raise ValueError(f"{group} was imported and has nothing to run.")
+    return group.agent
+
+
+def needs_of(attempts: Iterable[Attempt]) -> list[Need]:
+    """What queued attempts ask for; one query for each agent whose image is being built."""
+    known: dict[int, AgentImage | None] = {}
+    needs = []
+    for attempt in attempts:
+        group = attempt.run.group
+        if group.pk not in known:
+            known[group.pk] = image_of(group)
+        needs.append(need_of(attempt, known[group.pk]))
+    return needs
+
+
+def need_of(attempt: Attempt, image: AgentImage | None) -> Need:
+    """What a queued attempt asks for, from its group's container config."""
+    group = attempt.run.group
+    limits = limits_of(group.container_settings)
+    return Need(
+        attempt_id=attempt.pk,
+        runtime=group.runtime,
+        competition=attempt.run.competition.name,
+        cpus=limits.cpus,
+        memory_bytes=limits.memory_bytes,
+        gpus=limits.gpus,
+        engine_runtime=limits.runtime,
+        image_id=image.image_id if image else "",
+        priority=group.priority,
+        team=group.team_id,
+        expected_seconds=group.time_limit.total_seconds() if group.time_limit else 0,
+        queued_at=attempt.queued_at.timestamp(),
+    )
+
+
+def expected(needs: Iterable[Need], queued: dict[int, Attempt]) -> list[Need]:
+    """The needs with what earlier runs of the same agent on the same competition took."""
+    agents = {attempt.run.group.agent_id for attempt in queued.values()}
+    history = {
+        (agent, competition): seconds
+        for agent, competition, seconds in Attempt.objects.filter(
+            outcome=Outcome.GRADED, run__group__agent__in=agents
+        )
+        .values_list("run__group__agent", "run__competition__name")
+        .annotate(seconds=Avg("active_seconds"))
+    }
+    result = []
+    for need in needs:
+        group = queued[need.attempt_id].run.group
+        seconds = history.get((group.agent_id, need.competition))
+        result.append(need if seconds is None else replace(need, expected_seconds=seconds))
+    return result
+
+
+def held_by_team() -> dict[int | None, float]:
+    """Share of the fleet that each team's attempts hold: GPUs weigh as much as 8 CPUs."""
+    held: dict[int | None, float] = defaultdict(float)
+    for team, cpus in Attempt.objects.filter(state__in=HOLDING).values_list(
+        "run__group__team", "cpus"
+    ):
+        held[team] += cpus or 0
+    for (team,) in GpuLease.objects.filter(released_at__isnull=True).values_list(
+        "attempt__run__group__team"
+    ):
+        held[team] += 8
+    return held
+
+
+def lease_gpus(attempt: Attempt, uuids: Iterable[str]) -> None:
+    """The unique constraint refuses a second live lease, whatever a count says."""
+    for uuid_ in uuids:
+        GpuLease.objects.create(attempt=attempt, gpu=Gpu.objects.get(uuid=uuid_))
+
+
+def pin_image(attempt: Attempt) -> None:
+    """The group's first claim decides its image: a later build changes no seed of it."""
+    group = attempt.run.group
+    if group.image_id is None and image_of(group):
+        RunGroup.objects.filter(pk=group.pk, image__isnull=True).update(image=image_of(group))
+
+
+def offer_of(host: Host) -> Offer:
+    """What a host has and what of it is free. A fixed number of queries."""
+    holding = list(
+        Attempt.objects.filter(host=host)
+        .exclude(state=State.QUEUED)
+        .filter(released_at__isnull=True)
+        .values_list("cpus", "memory_bytes")
+    )
+    busy = Attempt.objects.filter(host=host, state__in=SUPERVISED).count()
+    leased = set(
+        GpuLease.objects.filter(gpu__host=host, released_at__isnull=True).values_list(
+            "gpu__uuid", flat=True
+        )
+    )
+    gpus = list(
+        Gpu.objects.filter(host=host, is_present=True, fault="", is_mig_parent=False).order_by(
+            "index"
+        )
+    )
+    cpus = host.cpus or 0.0
+    memory = max(0, (host.memory_bytes or 0) - host.memory_reserve_bytes)
+    ready = PreparedData.objects.filter(host=host, state=PreparedData.State.READY)
+    return Offer(
+        host=host.name,
+        slots=max(1, host.slots),
+        cpus=cpus,
+        memory_bytes=memory,
+        engine=bool(host.engine_id) and not host.engine_error,
+        engine_runtimes=frozenset(host.engine_runtimes),
+        process_ready=not host.ml_python_error,
+        prepared=frozenset(ready.values_list("competition__name", flat=True)),
+        image_ids=frozenset(host.image_ids),
+        elsewhere_image_ids=frozenset(
+            image
+            for (ids,) in Host.objects.exclude(pk=host.pk).values_list("image_ids")
+            for image in ids
+        ),
+        gpus=len(gpus),
+        free_slots=max(0, host.slots - busy),
+        free_cpus=cpus - sum(held or 0 for held, _ in holding),
+        free_memory_bytes=memory - sum(held or 0 for _, held in holding),
+        free_gpus=tuple(gpu.uuid for gpu in gpus if gpu.uuid not in leased),
+        draining=host.is_draining,
+        put_aside=host.put_aside,
+    )
+
+
+def online_offers() -> list[Offer]:
+    at = hosts.now()
+    return [offer_of(host) for host in Host.objects.all() if host.is_online(at)]
+
+
+def why_waiting(attempt: Attempt) -> str:
+    """One sentence: why this queued attempt has not started."""
+    return placement.why_waiting(*needs_of([attempt]), online_offers())
+
+
+# -------------------------------------------------------------------------------- the reaper
+
+_reaping = Reaping(
+    ttl=settings.LEASE_TTL.total_seconds(), lost_after=settings.HOST_LOST_AFTER.total_seconds()
+)
+
+
+def reap(patience: Reaping = _reaping) -> list[Attempt]:
+    """Seal what only a silent host could have gone on with. Returns the attempts sealed.
+
+    While a host's worker or host service answers, that host alone seals its attempts. With one
+    worker host there is no relaunch by time: losing sight of a healthy container is no reason to
+    start it anew.
+    """
+    at = hosts.now()
+    patience.tick(database=at.timestamp(), monotonic=time.monotonic())
+    if not patience.may_lose_hosts():
+        return []
+    sealed = []
+    for attempt in _expired():
+        host = attempt.host
+        silence = host.silence(at) if host else None
+        if host is None or (silence is not None and silence < settings.HOST_LOST_AFTER):
+            continue
+        if attempt.state == State.GRADING:
+            # It needs no container: its own host goes on when it comes back.
+            continue
+        if attempt.cancel_requested_at:
+            outcome = Verdict(Outcome.CANCELLED, Cause.CANCELLED)
+        elif _another_host_could_take(attempt, host):
+            outcome = Verdict(Outcome.INFRASTRUCTURE_FAILED, Cause.HOST_LOST)
+        else:
+            continue
+        try:
+            attempt.seal(
+                outcome,
+                token=attempt.lease_token,
+                by="control worker",
+                # Its container may still run there: the host offers nothing until it was swept.
+                release=False,
+                cause_detail=f"{host.name} was silent for {silence}.",
+            )
+        except Replaced:
+            continue
+        sealed.append(attempt)
+        logger.warning("attempt.host_lost", attempt=attempt.pk, host=host.name)
+    return sealed
+
+
+def _expired() -> QuerySet[Attempt]:
+    return (
+        Attempt.objects.filter(state__in=SUPERVISED, lease_until__lt=Now())
+        .select_related("host", "run__competition", "run__group__agent", "run__group__image")
+        .order_by("id")
+    )
+
+
+def _another_host_could_take(attempt: Attempt, host: Host) -> bool:
+    [need] = needs_of([attempt])
+    return any(
+        not placement.never_fits(need, offer)
+        for offer in online_offers()
+        if offer.host != host.name and not offer.draining and not offer.put_aside
+    )

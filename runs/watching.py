@@ -1,0 +1,272 @@
+"""The watch over a running agent: logs, limits, cancel, and how it ended."""
+
+import shutil
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import structlog
+from django.conf import settings
+
+from mlebench_web.fleet import hosts
+from mlebench_web.fleet.gpus import is_loss
+from mlebench_web.fleet.models import Gpu
+from runs.containers import ContainerState, EngineFailure
+from runs.core.failures import EXPLAINED, Cause
+from runs.core.limits import ActiveClock, limit_reached, pace
+
+if TYPE_CHECKING:
+    from runs.worker import Supervisor
+
+logger = structlog.get_logger(__name__)
+
+ROW_EVERY = 1.0  # cancel is seen within 2 s
+SHIP_EVERY = 2.0
+LOOK_EVERY = 2.0
+USAGE_EVERY = 15.0
+OUTPUT_EVERY = 60.0
+# A detached exec takes a moment to appear; only then does "no process left" mean anything.
+AGENT_APPEARS_WITHIN = 10.0
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How the agent ended, before the verdict."""
+
+    cause: Cause | None = None
+    detail: str = ""
+    ended_by_itself: bool = False
+    exit_code: int | None = None
+    memory_killed: bool = False
+    active_seconds: float = 0
+    usage: dict[str, object] = field(default_factory=dict)
+
+    def sentence(self) -> str:
+        parts = []
+        if self.ended_by_itself:
+            code = "without an exit code" if self.exit_code is None else f"with {self.exit_code}"
+            parts.append(f"The agent ended {code} after {self.active_seconds:.1f} s.")
+        if self.cause:
+            parts.append(EXPLAINED[self.cause][0])
+        if self.detail:
+            parts.append(self.detail)
+        return " ".join(parts)
+
+
+class Watch:
+    def __init__(self, supervisor: "Supervisor") -> None:
+        self.supervisor = supervisor
+        self.attempt = supervisor.attempt
+        self.engine = supervisor.engine
+        self.workspace = supervisor.workspace
+        self.container = supervisor.attempt.container_id
+        now = time.monotonic()
+        self.began = now
+        self.clock = ActiveClock(before=self._active_before(), began=now)
+        self.last_sign = now
+        self.cpu_seconds: float | None = None
+        self.usage: dict[str, object] = {}
+        self.due = dict.fromkeys(("row", "ship", "look", "usage", "output"), 0.0)
+        self.due["output"] = now + OUTPUT_EVERY
+
+    def _active_before(self) -> float:
+        """Active seconds before this supervisor: the container ran on while nobody watched."""
+        if self.attempt.agent_started_at is None:
+            return 0.0
+        passed = (hosts.now() - self.attempt.agent_started_at).total_seconds()
+        return max(0.0, passed - self.attempt.paused_seconds)
+
+    def active(self) -> float:
+        return self.clock.seconds(time.monotonic())
+
+    # ------------------------------------------------------------------ the loop
+
+    def until_the_end(self) -> Ending:
+        """Watch until the agent ends, a limit is over, somebody cancels, or the container goes."""
+        while True:
+            self.supervisor.tick()
+            ending = self.look_once()
+            if ending is not None:
+                return ending
+            time.sleep(pace(self.active()))
+
+    def is_due(self, what: str, every: float) -> bool:
+        now = time.monotonic()
+        if now < self.due[what]:
+            return False
+        self.due[what] = now + every
+        return True
+
+    def look_once(self) -> Ending | None:
+        code = self.workspace.agent_exit_code()
+        if code is not None:
+            return self.ended_by_itself(code)
+        if self.is_due("row", ROW_EVERY):
+            self.supervisor.refresh()
+            if self.attempt.cancel_requested_at:
+                return self.stop(
+                    Cause.CANCELLED, f"Cancelled by {self.attempt.cancel_requested_by}."
+                )
+        if self.is_due("ship", SHIP_EVERY) and self.supervisor.ship():
+            self.last_sign = time.monotonic()
+        if self.is_due("look", LOOK_EVERY):
+            ending = self.look_at_container()
+            if ending is not None:
+                return ending
+        if self.is_due("usage", USAGE_EVERY):
+            self.measure()
+            if fault := self.lost_gpu():
+                return self.stop(Cause.GPU_LOST, fault)
+            if self.supervisor.disk_is_full():
+                free = shutil.disk_usage(settings.ATTEMPTS_DIR).free
+                return self.stop(Cause.DISK_FULL, f"{free / 1e6:.0f} MB are free on the host.")
+        if self.is_due("output", OUTPUT_EVERY):
+            used = self.workspace.used_bytes()
+            if used > settings.OUTPUT_QUOTA_BYTES:
+                return self.stop(
+                    Cause.OUTPUT_QUOTA,
+                    f"It wrote {used / 2**30:.1f} GiB; {settings.OUTPUT_QUOTA_BYTES / 2**30:g} GiB "
+                    "are allowed.",
+                )
+        return self.over_a_limit()
+
+    def over_a_limit(self) -> Ending | None:
+        limit = self.supervisor.group.time_limit.total_seconds()
+        silent = time.monotonic() - self.last_sign
+        cause = limit_reached(
+            active=self.active(),
+            time_limit=limit,
+            silent=silent,
+            stall_limit=settings.STALL_LIMIT.total_seconds(),
+        )
+        if cause == Cause.TIME_LIMIT:
+            return self.stop(cause, f"{limit:.0f} s of active time.")
+        if cause == Cause.STALLED:
+            return self.stop(cause, f"No line and no CPU time for {silent:.0f} s.")
+        return None
+
+    def look_at_container(self) -> Ending | None:
+        try:
+            look = self.engine.look(self.container)
+            if look.state == ContainerState.PAUSED:
+                self.engine.unpause(self.container)
+                return None
+            if look.state != ContainerState.RUNNING:
+                # The agent may have ended, and then the container: its own end comes first.
+                code = self.workspace.agent_exit_code()
+                if code is not None:
+                    return self.ended_by_itself(code)
+                failure = self.supervisor.dead_container()
+                return self.ending(cause=failure.cause, detail=failure.text)
+            started = time.monotonic() - self.began > AGENT_APPEARS_WITHIN
+            if started and not self.engine.agent_is_alive(self.container):
+                code = self.workspace.agent_exit_code()
+                return self.ended_by_itself(code)
+        except EngineFailure as failure:
+            if failure.cause != Cause.ENGINE_UNREACHABLE:
+                raise
+            # The container may well be healthy: losing sight of it is no reason to end it.
+            logger.warning("engine.silent", attempt=self.attempt.pk, text=failure.text)
+        return None
+
+    def measure(self) -> None:
+        try:
+            usage = self.engine.usage(self.container)
+        except EngineFailure as failure:
+            logger.warning("usage.not_read", attempt=self.attempt.pk, text=failure.text)
+            return
+        if usage.cpu_seconds is None or usage.cpu_seconds != self.cpu_seconds:
+            self.last_sign = time.monotonic()
+        self.cpu_seconds = usage.cpu_seconds
+        self.usage = {
+            "cpu_seconds": usage.cpu_seconds,
+            "memory_bytes": usage.memory_bytes,
+            "memory_peak_bytes": usage.memory_peak_bytes,
+        }
+        self.supervisor.save(usage=self.usage, active_seconds=round(self.active(), 3))
+
+    def lost_gpu(self) -> str:
+        """The fault of a leased GPU that has fallen away; "" while all are well."""
+        leased = Gpu.objects.filter(leases__attempt=self.attempt, leases__released_at__isnull=True)
+        return next((f"{gpu}: {gpu.fault}" for gpu in leased if is_loss(gpu.fault)), "")
+
+    # ------------------------------------------------------------------ the end
+
+    def ended_by_itself(self, code: int | None) -> Ending:
+        killed = self.memory_was_killed()
+        if code == 0:
+            cause = Cause.OUT_OF_MEMORY if killed else None
+        else:
+            cause = Cause.OUT_OF_MEMORY if killed else Cause.AGENT_CRASHED
+        if code != 0 and self.supervisor.disk_is_full():
+            return self.ending(cause=Cause.DISK_FULL, exit_code=code, detail="The disk is full.")
+        return self.ending(cause=cause, exit_code=code, ended_by_itself=True, memory_killed=killed)
+
+    def memory_was_killed(self) -> bool:
+        try:
+            return bool(self.engine.memory_kills(self.container))
+        except EngineFailure:
+            return False
+
+    def stop(self, cause: Cause, detail: str) -> Ending:
+        """SIGTERM to the agent's processes, a grace period, then SIGKILL.
+
+        Its exit code is no end of it from the first SIGTERM on: a start script dies at once while
+        the agent still saves; only "no process left" counts.
+        """
+        active = self.active()
+        self.signal("TERM")
+        deadline = time.monotonic() + settings.STOP_GRACE.total_seconds()
+        while time.monotonic() < deadline:
+            self.supervisor.tick()
+            try:
+                if not self.engine.agent_is_alive(self.container):
+                    break
+            except EngineFailure as failure:
+                logger.warning("stop.not_seen", attempt=self.attempt.pk, text=failure.text)
+                break
+            time.sleep(0.1)
+        else:
+            self.signal("KILL")
+        return self.ending(cause=cause, detail=detail, active=active)
+
+    def signal(self, name: Literal["TERM", "KILL"]) -> None:
+        try:
+            self.engine.signal_agent(self.container, name)
+        except EngineFailure as failure:
+            # Collecting kills the container in any case.
+            logger.warning("signal.not_sent", attempt=self.attempt.pk, text=failure.text)
+
+    def ending(
+        self,
+        *,
+        cause: Cause | None,
+        detail: str = "",
+        exit_code: int | None = None,
+        ended_by_itself: bool = False,
+        memory_killed: bool = False,
+        active: float | None = None,
+    ) -> Ending:
+        self.measure_last()
+        return Ending(
+            cause=cause,
+            detail=detail,
+            exit_code=exit_code,
+            ended_by_itself=ended_by_itself,
+            memory_killed=memory_killed,
+            active_seconds=self.active() if active is None else active,
+            usage=self.usage,
+        )
+
+    def measure_last(self) -> None:
+        """A last reading, since a short run has had none."""
+        try:
+            usage = self.engine.usage(self.container)
+        except EngineFailure:
+            return
+        if usage.cpu_seconds is not None or usage.memory_peak_bytes is not None:
+            self.usage = {
+                "cpu_seconds": usage.cpu_seconds,
+                "memory_bytes": usage.memory_bytes,
+                "memory_peak_bytes": usage.memory_peak_bytes,
+            }

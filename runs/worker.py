@@ -1,0 +1,450 @@
+"""Supervise one attempt: start its container, watch it, collect what it left, grade, seal.
+
+The attempt's state says where to go on, so a supervisor that died between any two lines is
+followed by one that adopts the attempt and continues (docs/states.md has the list of crash
+points). Every write is conditional on the lease token.
+"""
+
+import shutil
+import time
+from datetime import timedelta
+
+import structlog
+from django.conf import settings
+from django.db.models.functions import Now
+
+from mlebench_web.catalog import data, images
+from mlebench_web.catalog.models import ContainerConfig
+from mlebench_web.fleet import hosts
+from mlebench_web.fleet.models import Gpu, Host
+from runs import agent_env, grading, layout, logs, queue
+from runs.containers import ContainerSpec, ContainerState, Engine, EngineFailure, engine_of
+from runs.containers.diagnostics import evidence
+from runs.core.container_config import limits_of
+from runs.core.failures import Cause, cause_of_end
+from runs.core.states import Outcome, State, Verdict, verdict
+from runs.models import Attempt, Installation, LogSegment, Replaced, Run
+from runs.patience import Heart, patiently
+from runs.queue import Lease
+from runs.validation import ask_to_serve
+from runs.watching import Ending, Watch
+from runs.workspace import Workspace
+
+logger = structlog.get_logger(__name__)
+
+# Below this the disk is full for every practical purpose.
+DISK_IS_FULL_BYTES = 64 * 2**20
+# How often the start-up wait looks for the relay; the relay needs some 0.1 s.
+READY_POLL_SECONDS = 0.01
+
+
+def work_while_there_is_some() -> None:
+    """What a bell starts: take attempts of this host until there is none to take."""
+    host = hosts.this_host()
+    while lease := patiently(lambda: queue.take_work(host), what="take work"):
+        supervise(lease)
+
+
+def supervise(lease: Lease, engine: Engine | None = None) -> None:
+    """Take one attempt to its end, from wherever it stands."""
+    supervisor = Supervisor(lease, engine or engine_of(lease.attempt.run.group.runtime))
+    supervisor.heart.start()
+    try:
+        supervisor.go_on()
+    except Replaced:
+        # Another supervisor holds it, or it was sealed while this host was lost. That stands.
+        logger.info("attempt.left", attempt=lease.attempt.pk)
+    except SystemExit:
+        # The worker stops; the container goes on, and the worker's next start adopts it.
+        logger.info("attempt.detached", attempt=lease.attempt.pk)
+        raise
+    except Exception as error:
+        # The edge of the worker's loop: whatever our own fault is, the attempt must not hang.
+        logger.exception("attempt.product_error", attempt=lease.attempt.pk)
+        supervisor.give_up(error)
+    finally:
+        supervisor.heart.stop()
+
+
+class Supervisor:
+    """One attempt in the hands of this process."""
+
+    def __init__(self, lease: Lease, engine: Engine) -> None:
+        self.attempt = lease.attempt
+        self.token = lease.token
+        self.adopted = lease.adopted
+        self.engine = engine
+        self.run: Run = self.attempt.run
+        self.group = self.run.group
+        self.workspace = Workspace.for_attempt(self.attempt.pk)
+        self.limits = limits_of(self.group.container_settings)
+        self.heart = Heart(
+            self.beat,
+            every=settings.HEARTBEAT.total_seconds(),
+            stuck_after=settings.LOOP_STUCK_AFTER.total_seconds(),
+            name=f"heart-{self.attempt.pk}",
+        )
+        secrets = agent_env.secret_values({**self.group.agent_env, **self.group.env})
+        self.shippers = [
+            logs.Shipper(self.attempt.pk, source, self.workspace.root, path, secrets)
+            for source, path in (
+                (LogSegment.Source.AGENT, "logs/agent.stdout"),
+                (LogSegment.Source.CONTAINER, "logs/entrypoint.log"),
+            )
+        ]
+        self._said: list[str] = []
+        self.timings: dict[str, float] = dict(self.attempt.timings)
+
+    # ------------------------------------------------------------------ small things
+
+    @property
+    def host(self) -> Host:
+        assert self.attempt.host is not None  # noqa: S101 - a claimed attempt has a host
+        return self.attempt.host
+
+    def beat(self) -> bool:
+        """Renew the lease; False when this token no longer holds it."""
+        renewed = (
+            Attempt.objects.filter(pk=self.attempt.pk, lease_token=self.token)
+            .exclude(state=State.ENDED)
+            .update(lease_until=Now() + settings.LEASE_TTL)
+        )
+        return bool(renewed)
+
+    def tick(self) -> None:
+        """The loop moves. Raises Replaced when the lease is known to be gone."""
+        self.heart.tick()
+        if self.heart.replaced:
+            raise Replaced(f"Another supervisor holds {self.attempt}.")
+
+    def say(self, text: str) -> None:
+        """A line for the run's own log; written out with the next shipment."""
+        self._said.append(text)
+
+    def ship(self, *, final: bool = False) -> int:
+        """Ship what the logs have grown by; the number of the agent's bytes."""
+        if self._said:
+            lines, self._said = self._said, []
+            logs.append(self.attempt.pk, LogSegment.Source.RUN, "\n".join(lines))
+        agent, container = self.shippers
+        container.ship(final=final)
+        return agent.ship(final=final)
+
+    def save(self, **fields: object) -> None:
+        patiently(lambda: self.attempt.save_held(self.token, **fields), tick=self.tick)
+
+    def move(self, new: State, **fields: object) -> None:
+        """Move by the one door, also through an outage of the database."""
+
+        def act() -> None:
+            self.attempt.refresh_from_db()
+            if self.attempt.state == new and self.attempt.lease_token == self.token:
+                # The outage came after the commit of an earlier try.
+                return
+            self.attempt.move(new, token=self.token, by=self.host.name, **fields)
+
+        patiently(act, tick=self.tick, what=f"move to {new}")
+
+    def timed(self, phase: str, began: float) -> None:
+        self.timings[phase] = round(time.monotonic() - began, 4)
+
+    # ------------------------------------------------------------------ the road
+
+    def go_on(self) -> None:
+        """From the state in the row to the end."""
+        if self.attempt.state == State.STARTING:
+            self.start()
+        if self.attempt.state == State.RUNNING:
+            self.stop_with(Watch(self).until_the_end())
+        if self.attempt.state == State.COLLECTING:
+            self.collect()
+        if self.attempt.state == State.GRADING:
+            self.grade()
+
+    def start(self) -> None:
+        """Starting -> running, or -> collecting with the cause. Safe to repeat at any line."""
+        began = time.monotonic()
+        try:
+            self.workspace.make()
+            spec = self.spec()
+            self.timed("prepare", began)
+            began = time.monotonic()
+            container = self.engine.create(spec)
+            self.timed("create", began)
+            began = time.monotonic()
+            if self.adopted and self.engine.look(container).state == ContainerState.EXITED:
+                # Starting it again would hide why it ended.
+                self.save(container_id=container)
+                raise self.dead_container()
+            self.engine.start(container)
+            self.timed("start", began)
+            self.save(container_id=container, hardware=self.hardware())
+            ask_to_serve(self.attempt.pk)
+            began = time.monotonic()
+            self.wait_until_ready()
+            self.timed("ready", began)
+            began = time.monotonic()
+            self.engine.start_agent(container, spec)
+            self.timed("exec", began)
+        except EngineFailure as failure:
+            self.stop_with(Ending(cause=failure.cause, detail=failure.text))
+            return
+        except data.DataError as error:
+            self.stop_with(Ending(cause=Cause.DATA_MISSING, detail=str(error)))
+            return
+        except OSError as error:
+            cause = Cause.DISK_FULL if self.disk_is_full() else Cause.PRODUCT_ERROR
+            self.stop_with(Ending(cause=cause, detail=str(error)))
+            return
+        self.say(f"Container {container[:12]} started on {self.host.name}; the agent runs.")
+        self.move(State.RUNNING, agent_started_at=Now(), timings=self.timings)
+
+    def wait_until_ready(self) -> None:
+        """Until the relay listens in the container. Raises EngineFailure with the cause."""
+        began = time.monotonic()
+        looked = began
+        while not self.workspace.relay_is_ready():
+            self.tick()
+            now = time.monotonic()
+            if now - began > settings.START_LIMIT.total_seconds():
+                raise EngineFailure(
+                    Cause.START_LIMIT, f"No answer on port 5000 in {settings.START_LIMIT}."
+                )
+            if now - looked > 0.5:
+                looked = now
+                if self.engine.look(self.attempt.container_id).state not in (
+                    ContainerState.RUNNING,
+                    ContainerState.PAUSED,
+                ):
+                    raise self.dead_container()
+                self.refresh()
+                if self.attempt.cancel_requested_at:
+                    raise EngineFailure(Cause.CANCELLED, "Cancelled during start-up.")
+            time.sleep(READY_POLL_SECONDS)
+
+    def dead_container(self) -> EngineFailure:
+        """Why the container is not running, with evidence."""
+        seen = evidence(self.engine, self.attempt.container_id, self.workspace)
+        cause, detail = cause_of_end(seen, agent_started=self.attempt.agent_started_at is not None)
+        return EngineFailure(cause, f"{detail}\n{seen.last_lines}".strip())
+
+    def refresh(self) -> None:
+        """Read the row again. Raises Replaced when this token does not hold it any more."""
+        patiently(self.attempt.refresh_from_db, tick=self.tick, what="refresh")
+        if self.attempt.lease_token != self.token or self.attempt.state == State.ENDED:
+            raise Replaced(f"Another supervisor holds {self.attempt}.")
+
+    def stop_with(self, ending: Ending) -> None:
+        """Move to collecting with how it ended; from here the container is asked nothing more."""
+        self.ship()
+        last_lines = logs.last_lines(self.attempt.pk, LogSegment.Source.AGENT, 20)
+        if not last_lines:
+            last_lines = logs.last_lines(self.attempt.pk, LogSegment.Source.CONTAINER, 20)
+        self.say(ending.sentence())
+        self.move(
+            State.COLLECTING,
+            cause=ending.cause or "",
+            cause_detail=ending.detail,
+            exit_code=ending.exit_code,
+            ended_by_itself=ending.ended_by_itself,
+            memory_killed=ending.memory_killed,
+            active_seconds=round(ending.active_seconds, 3),
+            usage=ending.usage,
+            last_lines="\n".join(last_lines),
+            agent_ended_at=Now(),
+            timings=self.timings,
+        )
+
+    def collect(self) -> None:
+        """Kill the container, keep what it left, free what it held. Safe to repeat."""
+        began = time.monotonic()
+        container = self.attempt.container_id
+        if container:
+            self.engine.kill(container)
+        self.ship(final=True)
+        extra: dict[str, object] = {}
+        try:
+            collected = self.workspace.collect(layout.attempt_folder(self.attempt), tick=self.tick)
+            extra = {"artifacts": collected.artifacts, "left_out": collected.left_out}
+        except OSError as error:
+            # The agent had ended by itself only if nothing of it is missing.
+            extra = {
+                "cause": Cause.DISK_FULL if self.disk_is_full() else Cause.PRODUCT_ERROR,
+                "cause_detail": f"Outputs could not be kept: {error}",
+                "ended_by_itself": False,
+            }
+        if container:
+            self.engine.remove(container)
+        self.timed("collect", began)
+        has_submission = bool(
+            self.workspace.submission_file() or self.workspace.refused_submission()
+        )
+        self.save(has_submission=has_submission, timings=self.timings, **extra)
+        self.refresh()
+        sealed = self.verdict()
+        if sealed.outcome == Outcome.GRADED:
+            patiently(self.release, tick=self.tick, what="release")
+            return
+        if sealed.outcome == Outcome.AGENT_FAILED:
+            grading.null_report(self.attempt)
+        self.seal(sealed)
+
+    def release(self) -> None:
+        self.attempt.refresh_from_db()
+        if self.attempt.state == State.COLLECTING:
+            self.attempt.release(token=self.token, by=self.host.name)
+
+    def verdict(self) -> Verdict:
+        tries_left = max(0, settings.MAX_TRIES - self.run.tries_used - 1)
+        return verdict(self.attempt.end(), tries_left=tries_left)
+
+    def grade(self) -> None:
+        """Grading -> ended. Needs no container: only the collected files and the answers."""
+        began = time.monotonic()
+        folder = layout.attempt_folder(self.attempt)
+        submission = folder / "submission" / "submission.csv"
+        refused = next(
+            (
+                str(item["why"])
+                for item in self.attempt.left_out
+                if item["path"] == "submission/submission.csv"
+            ),
+            None,
+        )
+        sealed = self.verdict()
+        try:
+            report = grading.grade(
+                self.attempt,
+                submission if submission.exists() else None,
+                tick=self.tick,
+                refused=refused,
+            )
+        except grading.GraderFailed as error:
+            # Another attempt of 24 hours would meet the same grader: none is queued.
+            self.say(f"Grading failed: {error}")
+            self.seal(
+                Verdict(Outcome.INFRASTRUCTURE_FAILED, Cause.GRADER_FAILED),
+                try_again=False,
+                cause_detail=str(error),
+            )
+            return
+        self.timed("grade", began)
+        self.say(f"Graded: score {report.score}, {report.result.replace('_', ' ')}.")
+        self.seal(sealed)
+
+    def seal(self, sealed: Verdict, **fields: object) -> None:
+        """The one end of an attempt, then what only follows from it."""
+        self.ship(final=True)
+
+        def act() -> None:
+            self.attempt.refresh_from_db()
+            if self.attempt.state == State.ENDED and self.attempt.lease_token == self.token:
+                return
+            self.attempt.seal(
+                sealed, token=self.token, by=self.host.name, timings=self.timings, **fields
+            )
+
+        patiently(act, tick=self.tick, what="seal")
+        logger.info(
+            "attempt.sealed",
+            attempt=self.attempt.pk,
+            outcome=sealed.outcome,
+            cause=sealed.cause or "",
+        )
+        layout.publish(self.attempt)
+        self.workspace.remove(self.engine)
+        Attempt.objects.filter(pk=self.attempt.pk).update(swept_at=Now())
+
+    def give_up(self, error: Exception) -> None:
+        """An error of our own: seal it as that, and leave the rest to the janitor.
+
+        The container's outputs are kept by the janitor before it removes the container.
+        """
+        detail = f"{type(error).__name__}: {error}"
+        try:
+            self.attempt.refresh_from_db()
+            self.attempt.seal(
+                Verdict(Outcome.INFRASTRUCTURE_FAILED, Cause.PRODUCT_ERROR),
+                token=self.token,
+                by=self.host.name,
+                release=False,
+                cause_detail=detail,
+            )
+        except Replaced:
+            logger.info("attempt.left", attempt=self.attempt.pk)
+
+    # ------------------------------------------------------------------ what it gets
+
+    def gpus(self) -> list[Gpu]:
+        return list(
+            Gpu.objects.filter(
+                leases__attempt=self.attempt, leases__released_at__isnull=True
+            ).order_by("index")
+        )
+
+    def spec(self) -> ContainerSpec:
+        """The container of this attempt. Raises DataError when the data is not there."""
+        attempt, group = self.attempt, self.group
+        install = Installation.this().name
+        gpus = self.gpus()
+        competition = self.run.competition
+        if not data.is_prepared(competition):
+            raise data.DataError(f"{competition.name} is not prepared on {self.host.name}.")
+        agent = group.agent
+        return ContainerSpec(
+            name=f"mlebench-{install}-{attempt.pk}",
+            labels={
+                "mlebench-web.install": install,
+                "mlebench-web.run": str(self.run.pk),
+                "mlebench-web.attempt": str(attempt.pk),
+                "mlebench-web.host": self.host.name,
+                "mlebench-web.gpus": ",".join(gpu.uuid for gpu in gpus),
+            },
+            image_id=attempt.image_id,
+            workspace=self.workspace,
+            data_dir=data.public_dir(competition),
+            env=agent_env.environment(
+                attempt,
+                remaining_seconds=self.remaining().total_seconds(),
+                gpus=gpus,
+                shm_bytes=self.limits.shm_bytes,
+                disk_free=shutil.disk_usage(settings.ATTEMPTS_DIR).free,
+            ),
+            cpus=attempt.cpus or 1,
+            memory_bytes=attempt.memory_bytes or 0,
+            shm_bytes=self.limits.shm_bytes,
+            pids_limit=settings.PIDS_LIMIT,
+            gpu_uuids=tuple(gpu.uuid for gpu in gpus),
+            network=agent.network,
+            runtime=self.limits.runtime,
+            privileged=agent.privileged,
+            agent_args=agent_env.agent_arguments(group.agent_kwargs, agent.kwargs_type),
+            agent_folder=images.folder_of(agent),
+        )
+
+    def remaining(self) -> timedelta:
+        """Active time that is left. A restart from zero gets the full limit."""
+        return self.group.time_limit - timedelta(seconds=self.attempt.active_seconds)
+
+    def hardware(self) -> dict[str, object]:
+        """What this attempt really has: measured by the host, reserved by the claim."""
+        host = self.host
+        return {
+            "host": host.name,
+            "cpus": self.attempt.cpus,
+            "memory_bytes": self.attempt.memory_bytes,
+            "cpu_model": host.cpu_model,
+            "gpus": [
+                {"uuid": gpu.uuid, "name": gpu.name, "memory_bytes": gpu.memory_bytes}
+                for gpu in self.gpus()
+            ],
+            "gpu_driver": host.gpu_driver,
+            "engine": host.engine_version,
+            "runtime": self.limits.runtime or "runc"
+            if self.group.runtime == ContainerConfig.Runtime.DOCKER
+            else "process",
+            "sandboxed": self.group.runtime == ContainerConfig.Runtime.DOCKER,
+        }
+
+    def disk_is_full(self) -> bool:
+        return shutil.disk_usage(settings.ATTEMPTS_DIR).free < DISK_IS_FULL_BYTES
