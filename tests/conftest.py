@@ -15,6 +15,7 @@ from mlebench_web.accounts.models import Role, Team, User
 from mlebench_web.catalog.models import Agent, AgentImage, Competition, ContainerConfig, Split
 from mlebench_web.fleet.models import Host
 from mlebench_web.launcher import broker
+from runs.grader_process import GraderProcess
 from runs.models import Attempt, Experiment, Run, RunGroup
 from tests.support import docker as docker_support
 
@@ -268,3 +269,12 @@ def fake_nvml(fake_nvml_library: Path, tmp_path: Path, monkeypatch: pytest.Monke
     fake = FakeNvml(fake_nvml_library, tmp_path / "nvml-state")
     monkeypatch.setenv("FAKE_NVML_STATE", str(fake.state))
     return fake
+
+
+@pytest.fixture(scope="session")
+def warm_grader() -> Iterator[GraderProcess]:
+    """The grader process where the product looks for it: started once, 2 s."""
+    process = GraderProcess()
+    process.ensure()
+    yield process
+    process.stop()

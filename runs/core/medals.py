@@ -1,12 +1,10 @@
-"""mle-bench's medal rule: thresholds by position in leaderboard.csv, and a score's place. Pure."""
+"""mle-bench's medal rule: a score against a competition's thresholds. Pure.
+
+Where the thresholds come from (positions in leaderboard.csv): mlebench_web/catalog/thresholds.py.
+"""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
-
-# Scores are rounded to this many places before they are compared, as upstream does.
-SCORE_PLACES = 5
 
 
 @dataclass(frozen=True)
@@ -32,42 +30,6 @@ class Standing:
     @property
     def any_medal(self) -> bool:
         return self.gold or self.silver or self.bronze
-
-
-def medal_positions(team_count: int) -> tuple[int, int, int]:
-    """Places (from 1) whose scores are the gold, silver and bronze thresholds.
-
-    Fractions are cut off, not rounded. Raises ValueError when there is no team.
-    """
-    if team_count < 1:
-        raise ValueError("A leaderboard has at least one score.")
-    fifth, two_fifths = max(1, int(team_count * 0.2)), max(1, int(team_count * 0.4))
-    if team_count < 100:
-        return max(1, int(team_count * 0.1)), fifth, two_fifths
-    if team_count < 250:
-        return 10, fifth, two_fifths
-    gold = 10 + int(team_count * 0.002)
-    if team_count < 1000:
-        return gold, 50, 100
-    return gold, int(team_count * 0.05), int(team_count * 0.1)
-
-
-def thresholds(scores: Sequence[float]) -> Thresholds:
-    """Thresholds of a leaderboard, `scores` in the order of its file (best first; never sorted).
-
-    Lower is better when the first score is below the last one. Raises ValueError for an empty
-    leaderboard or a score that is not a finite number.
-    """
-    if bad := [score for score in scores if not math.isfinite(score)]:
-        raise ValueError(f"A leaderboard holds finite scores only, not {bad[0]}.")
-    gold, silver, bronze = medal_positions(len(scores))
-    return Thresholds(
-        gold=float(scores[gold - 1]),
-        silver=float(scores[silver - 1]),
-        bronze=float(scores[bronze - 1]),
-        median=float(median(scores)),
-        is_lower_better=scores[0] < scores[-1],
-    )
 
 
 def standing(score: float | None, asked: Thresholds) -> Standing:

@@ -1,0 +1,243 @@
+"""The warm grader process: imports the heavy libraries once, grades each submission in a child.
+
+    python -I runs/grader/server.py SOCKET
+
+Runs under ML_PYTHON; no Django here. It listens on a Unix socket that only its user may open.
+A request is one line of JSON with the submission's open file beside it (SCM_RIGHTS):
+
+    {"op": "grade", "folder", "function", "answers", "memory_bytes", "cpu_seconds"}
+    {"op": "ping"}
+
+The child answers with lines of JSON (grade_one.py), the parent adds {"ended": {"exit", "signal"}}
+when the child is gone and its process group killed. Who hangs up has its child killed. The
+process ends when its standard input is closed, so it cannot outlive who started it.
+"""
+
+import contextlib
+import fcntl
+import gc
+import json
+import os
+import resource
+import selectors
+import signal
+import socket
+import stat
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import grade_one  # type: ignore[import-not-found]
+
+REQUEST_LIMIT = 64 * 1024
+# A grader may write small temporary files; a submission may not fill the disk through it.
+FILE_SIZE_LIMIT = 16 * 2**20
+OPEN_FILES_LIMIT = 256
+ALREADY_RUNNING = 3
+
+
+class Client:
+    """One connection: first its request is read, then its child grades."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.received = b""
+        self.files: list[int] = []
+        self.child: int | None = None
+
+    def close(self) -> None:
+        for file in self.files:
+            os.close(file)
+        self.files = []
+        self.connection.close()
+
+
+class Server:
+    def __init__(self, listener: socket.socket) -> None:
+        self.listener = listener
+        self.selector = selectors.DefaultSelector()
+        self.clients: dict[int, Client] = {}
+        self.running = True
+
+    def serve(self) -> None:
+        wake_read, wake_write = socket.socketpair()
+        for end in (wake_read, wake_write, self.listener):
+            end.setblocking(False)
+        signal.set_wakeup_fd(wake_write.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, self.stop)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self.selector.register(self.listener, selectors.EVENT_READ, self.accept)
+        self.selector.register(wake_read, selectors.EVENT_READ, lambda: drain(wake_read))
+        self.selector.register(sys.stdin.fileno(), selectors.EVENT_READ, self.stop)
+        while self.running:
+            for key, _ in self.selector.select():
+                key.data()
+            self.reap()
+        for client in list(self.clients.values()):
+            self.drop(client)
+
+    def stop(self, *_: object) -> None:
+        self.running = False
+
+    def accept(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            connection, _ = self.listener.accept()
+            connection.setblocking(False)
+            client = Client(connection)
+            self.clients[connection.fileno()] = client
+            self.selector.register(connection, selectors.EVENT_READ, lambda: self.hear(client))
+
+    def hear(self, client: Client) -> None:
+        """More of a request, or the end of a connection."""
+        try:
+            data, files, _, _ = socket.recv_fds(client.connection, REQUEST_LIMIT, 1)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, files = b"", []
+        client.files += files
+        client.received += data
+        if not data or client.child or len(client.received) > REQUEST_LIMIT:
+            self.drop(client)
+        elif client.received.endswith(b"\n"):
+            self.begin(client)
+
+    def begin(self, client: Client) -> None:
+        request = json.loads(client.received)
+        if request["op"] == "ping":
+            client.connection.send(b'{"ended": {"exit": 0, "signal": null}}\n')
+            self.drop(client)
+            return
+        client.child = os.fork()
+        if client.child == 0:
+            become_grader(client.connection, client.files[0], request)
+        for file in client.files:
+            os.close(file)
+        client.files = []
+
+    def reap(self) -> None:
+        """Tell each client whose child is gone how it went."""
+        for client in [one for one in self.clients.values() if one.child]:
+            # WNOWAIT keeps the process id taken until its group is killed.
+            if os.waitid(os.P_PID, client.child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                continue
+            kill_group(client.child)
+            _, status = os.waitpid(client.child, 0)
+            client.child = None
+            code = os.waitstatus_to_exitcode(status)
+            ended = {"exit": code if code >= 0 else None, "signal": -code if code < 0 else None}
+            with contextlib.suppress(OSError):
+                client.connection.send(json.dumps({"ended": ended}).encode() + b"\n")
+            self.drop(client)
+
+    def drop(self, client: Client) -> None:
+        self.selector.unregister(client.connection)
+        del self.clients[client.connection.fileno()]
+        if client.child:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(client.child, signal.SIGKILL)
+            kill_group(client.child)
+            os.waitpid(client.child, 0)
+        client.close()
+
+
+def drain(end: socket.socket) -> None:
+    with contextlib.suppress(BlockingIOError):
+        while end.recv(4096):
+            pass
+
+
+def kill_group(leader: int) -> None:
+    """What the grader may have started dies with it."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+def become_grader(connection: socket.socket, submission: int, request: dict[str, Any]) -> None:
+    """In the child: keep nothing of the server, take the limits, grade, end."""
+    try:
+        os.setsid()
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        connection.setblocking(True)
+        keep_only(connection, submission)
+        limit(request)
+
+        def say(message: dict[str, Any]) -> None:
+            connection.sendall(json.dumps(message).encode() + b"\n")
+
+        grade_one.grade_one(request, submission, say)
+        os._exit(0)
+    finally:
+        # Not one line of the server may run in the child.
+        os._exit(1)
+
+
+def keep_only(connection: socket.socket, submission: int) -> None:
+    """Close other clients' connections; nothing that a grader prints goes anywhere."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(nowhere, standard)
+    kept = {0, 1, 2, connection.fileno(), submission}
+    lowest = 3
+    for number in [*sorted(kept - {0, 1, 2}), 4096]:
+        os.closerange(lowest, number)
+        lowest = number + 1
+
+
+def limit(request: dict[str, Any]) -> None:
+    """Memory on top of what the process has by now; CPU time; files; no core dump."""
+    for what, most in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_CPU, int(request["cpu_seconds"])),
+        (resource.RLIMIT_FSIZE, FILE_SIZE_LIMIT),
+        (resource.RLIMIT_NOFILE, OPEN_FILES_LIMIT),
+    ):
+        _, hard = resource.getrlimit(what)
+        if hard != resource.RLIM_INFINITY:
+            most = min(most, hard)
+        resource.setrlimit(what, (most, most))
+    # macOS refuses RLIMIT_AS.
+    if sys.platform == "linux":
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = pages * resource.getpagesize() + int(request["memory_bytes"])
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def listen(path: Path) -> socket.socket:
+    """Bind, or leave with status 3 when another grader process holds the lock."""
+    lock = os.open(f"{path}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit(ALREADY_RUNNING)
+    if path.exists() and stat.S_ISSOCK(path.lstat().st_mode):
+        path.unlink()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    os.umask(0o077)
+    listener.bind(str(path))
+    return listener
+
+
+def main(path: Path) -> None:
+    listener = listen(path)
+    # Some graders' libraries write caches into the working directory.
+    with tempfile.TemporaryDirectory(prefix="mlebench-web-grader-") as scratch:
+        os.chdir(scratch)
+        grade_one.offer_grade_helpers()
+        grade_one.warm_up()
+        gc.collect()
+        gc.freeze()
+        # Only now: who can connect is answered at once.
+        listener.listen(64)
+        Server(listener).serve()
+        os.chdir("/")
+    path.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).absolute())
