@@ -11,12 +11,9 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 import psutil
 import pynvml
-
-Value = TypeVar("Value")
 
 # Whether a process belongs to an attempt of this installation; None: cannot be told.
 IsOurs = Callable[[int], bool | None]
@@ -238,7 +235,9 @@ class GpuReader:
             return int(new)
         return self._ask(lambda: int(pynvml.nvmlDeviceGetTemperature(handle, sensor)), losses)
 
-    def _ask(self, question: Callable[[], Value], losses: list[str] | None = None) -> Value | None:
+    def _ask[Value](
+        self, question: Callable[[], Value], losses: list[str] | None = None
+    ) -> Value | None:
         """The answer, or None where this card or driver has none.
 
         With `losses`, a device that is lost or wants a reset adds its explanation there;
