@@ -12,7 +12,7 @@ from typing import Any
 import mlebench_web
 from mlebench_web.launcher import broker, environment, runfile
 from mlebench_web.launcher.environment import BASE_DIR, Options, PortTaken
-from mlebench_web.launcher.processes import Job
+from mlebench_web.launcher.processes import RESULT, Job
 from mlebench_web.launcher.supervisor import Stopped, Supervisor
 from mlebench_web.launcher.terminal import Activity, Terminal
 
@@ -108,10 +108,10 @@ class Product:
         title = self.terminal.begin("Preparing the database, the catalog and the static files")
         job = self.supervisor.job("prepare", [PYTHON, "-m", "mlebench_web.launcher.prepare"])
         self.follow(job, title)
-        lines = [line for line in job.lines if line.startswith("RESULT ")]
+        lines = [line for line in job.lines if line.startswith(RESULT)]
         if not lines:
             raise CannotStart(f"{said(job)}\nIts log: {job.log}")
-        prepared: dict[str, Any] = json.loads(lines[-1].removeprefix("RESULT "))
+        prepared: dict[str, Any] = json.loads(lines[-1].removeprefix(RESULT))
         title = self.terminal.begin("Starting the web server")
         self.supervisor.start("web", web_command(self.options))
         if not self.supervisor.until(self.is_healthy, within=FIRST_PAGE_WITHIN):

@@ -9,6 +9,8 @@ import os
 import sys
 from datetime import timedelta
 
+from mlebench_web.launcher.processes import RESULT
+
 SETUP_LINK_LASTS = timedelta(hours=24)
 
 
@@ -19,15 +21,18 @@ def main() -> None:
     from django.conf import settings
     from django.core.management import call_command
 
+    from mlebench_web import checks
+
     settings.SOCKETS_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
     say("checking the settings")
     call_command("check", "--fail-level", "ERROR")
+    checks.mark_machine(settings.DATA_DIR)
     say("the database")
     # Also brings the catalog up to date (signal post_migrate).
     call_command("migrate", verbosity=0, interactive=False)
     say("static files")
     collect_static()
-    print("RESULT " + json.dumps(result()), flush=True)
+    say(RESULT + json.dumps(result()))
 
 
 def say(text: str) -> None:

@@ -16,6 +16,8 @@ LONGEST_PAUSE = 30.0
 WELL_AFTER = 60.0
 LOG_MAX_BYTES = 50_000_000
 PR_SET_PDEATHSIG = 1
+# What a job's line starts with that answers its caller.
+RESULT = "RESULT "
 
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -141,11 +143,13 @@ class Job:
         if not data:
             self.all_read = True
             return False
-        with self.log.open("ab") as file:
-            file.write(data)
         # Tools that draw progress bars end a state with \r.
         *whole, self._rest = (self._rest + data.replace(b"\r", b"\n")).split(b"\n")
-        self.lines += [line.decode(errors="replace").rstrip() for line in whole if line.strip()]
+        lines = [line.decode(errors="replace").rstrip() for line in whole if line.strip()]
+        self.lines += lines
+        with self.log.open("a") as file:
+            # A result is for us alone: it may hold a link that signs somebody in.
+            file.writelines(f"{line}\n" for line in lines if not line.startswith(RESULT))
         return True
 
     @property
