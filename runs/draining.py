@@ -26,5 +26,5 @@ def _set(host: Host, *, draining: bool, by: User | None) -> bool:
         host.is_draining = draining
         if changed:
             audit.record(by, "drain" if draining else "undrain", host, detail={"host": host.name})
-            transaction.on_commit(bell.ring)
+            transaction.on_commit(bell.ring, robust=True)
     return changed

@@ -4,17 +4,19 @@ The same checks decide when the group is made, so that API and shell hear the sa
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
 from mlebench_web.accounts.models import Role, User
 from mlebench_web.catalog.models import AgentImage, ContainerConfig
 from mlebench_web.fleet import hosts
-from mlebench_web.fleet.models import Host, PreparedData
+from mlebench_web.fleet.models import Gpu, Host, PreparedData
 from runs import queue
 from runs.core import placement
-from runs.core.container_config import limits_of
+from runs.core.comparability import OFFICIAL_SEEDS, Hardware, differences
+from runs.core.container_config import ConfigRefused, Limits, limits_of
 from runs.core.placement import Need, Offer
 from runs.request import FieldError, RunGroupRequest, Wanted, look_up
 
@@ -24,9 +26,6 @@ Level = Literal["block", "acknowledge", "inform"]
 DEMO, DEMO_PROCESS = "demo", "demo-process"
 # Upstream replaces a value that begins so with a secret of this name.
 SECRET = re.compile(r"^\$\{\{\s*secrets\.(\w+)\s*\}\}")
-# What published results were made with (mle-bench, README).
-OFFICIAL_HOURS, OFFICIAL_CPUS, OFFICIAL_MEMORY, OFFICIAL_GPUS = 24, 36, 440 * 10**9, 1
-SEEDS_TO_COMPARE = 3
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Fleet:
         return any(offer.gpus for offer in self.offers)
 
     def that_fit(self, config: ContainerConfig) -> list[Offer]:
-        """Offers that could run the config when idle."""
+        """Offers that could run the config when idle. Raises ConfigRefused."""
         need = need_of(config)
         return [offer for offer in self.offers if not placement.never_fits(need, offer)]
 
@@ -73,7 +72,7 @@ def fleet_now() -> Fleet:
 
 
 def need_of(config: ContainerConfig) -> Need:
-    """What any run with this config asks of a host; data and image aside."""
+    """What any run with this config asks of a host; data and image aside. Raises ConfigRefused."""
     limits = limits_of(config.settings)
     return Need(
         attempt_id=0,
@@ -104,15 +103,22 @@ def refusals(request: RunGroupRequest, checks: Iterable[Check]) -> list[FieldErr
 
 
 def findings(wanted: Wanted, choice: ConfigChoice, fleet: Fleet, *, by: User | None) -> list[Check]:
-    found = [
-        *_agent(wanted, by),
-        *_runtime(wanted, choice.config),
-        *_image(wanted, choice.config, fleet),
-        *_hosts(choice.config, fleet),
-        *_gpu(wanted, choice.config, fleet),
-        *_data(wanted, fleet),
-        *_comparable(wanted, choice.config),
-    ]
+    found = [*_agent(wanted, by), *_data(wanted, fleet), *_seeds(wanted)]
+    try:
+        limits = limits_of(choice.config.settings)
+    except ConfigRefused as refused:
+        found += [
+            Check("block", "container_config", f"{choice.config} cannot be used: {key}: {text}.")
+            for key, text in refused.problems
+        ]
+    else:
+        found += [
+            *_runtime(wanted, choice.config),
+            *_image(wanted, choice.config, fleet),
+            *_hosts(choice.config, fleet),
+            *_gpu(wanted, choice.config, limits, fleet),
+            *_comparable(wanted, choice.config, fleet),
+        ]
     order = ("block", "acknowledge", "inform")
     return sorted(found, key=lambda check: order.index(check.level))
 
@@ -136,8 +142,10 @@ def choose_config(wanted: Wanted, fleet: Fleet) -> ConfigChoice:
     if not configs:
         raise LookupError("The catalog has no container config: run `manage.py migrate`.")
     for config in configs:
-        if fleet.that_fit(config):
-            return ConfigChoice(config, f"{config.name} is the first container config that fits.")
+        # One that cannot be used fits nowhere, and stops nobody who did not name it.
+        with suppress(ConfigRefused):
+            if fleet.that_fit(config):
+                return ConfigChoice(config, f"{config} is the first container config that fits.")
     return ConfigChoice(configs[0])
 
 
@@ -217,15 +225,6 @@ def _runtime(wanted: Wanted, config: ContainerConfig) -> Iterable[Check]:
             "container_config",
             f"{config} is unsandboxed: the agent runs as a process of the host.",
         )
-        return
-    limits = limits_of(config.settings)
-    if limits.gpus and limits.runtime and "sysbox" in limits.runtime:
-        yield Check(
-            "block",
-            "container_config",
-            f"{config} asks for GPUs under {limits.runtime}, which cannot pass a GPU through.",
-            "Choose a container config without sysbox, such as no_sysbox_gpu.",
-        )
 
 
 def _image(wanted: Wanted, config: ContainerConfig, fleet: Fleet) -> Iterable[Check]:
@@ -279,9 +278,9 @@ def _hosts(config: ContainerConfig, fleet: Fleet) -> Iterable[Check]:
         )
 
 
-def _gpu(wanted: Wanted, config: ContainerConfig, fleet: Fleet) -> Iterable[Check]:
+def _gpu(wanted: Wanted, config: ContainerConfig, limits: Limits, fleet: Fleet) -> Iterable[Check]:
     """The complaint that the product starts from: a GPU that stood idle for a whole benchmark."""
-    if wanted.is_demo or limits_of(config.settings).gpus or not fleet.has_gpus:
+    if wanted.is_demo or limits.gpus or not fleet.has_gpus:
         return
     count = sum(offer.gpus for offer in fleet.offers)
     yield Check(
@@ -316,50 +315,36 @@ def _data(wanted: Wanted, fleet: Fleet) -> Iterable[Check]:
         )
 
 
-def _comparable(wanted: Wanted, config: ContainerConfig) -> Iterable[Check]:
-    if wanted.request.seeds < SEEDS_TO_COMPARE:
-        yield Check(
-            "inform",
-            "seeds",
-            f"Fewer than {SEEDS_TO_COMPARE} seeds: the result is listed, but not comparable.",
-        )
+def _seeds(wanted: Wanted) -> Iterable[Check]:
+    if wanted.request.seeds < OFFICIAL_SEEDS:
+        yield Check("inform", "seeds", f"A comparable result needs {OFFICIAL_SEEDS} seeds or more.")
+
+
+def _comparable(wanted: Wanted, config: ContainerConfig, fleet: Fleet) -> Iterable[Check]:
+    """Each way in which runs differ from the official ones; demo results compare with none."""
     if wanted.is_demo:
         return
-    limits = limits_of(config.settings)
-    hours = wanted.time_limit.total_seconds() / 3600
-    differences: list[tuple[str, bool, Callable[[], str]]] = [
-        (
-            "time limit",
-            hours != OFFICIAL_HOURS,
-            lambda: f"{hours:g} h instead of {OFFICIAL_HOURS} h",
-        ),
-        (
-            "CPUs",
-            limits.cpus != OFFICIAL_CPUS,
-            lambda: f"{_or_share(limits.cpus)} instead of {OFFICIAL_CPUS} vCPU",
-        ),
-        (
-            "memory",
-            limits.memory_bytes != OFFICIAL_MEMORY,
-            lambda: (
-                f"{_or_share(limits.memory_bytes and limits.memory_bytes / 1e9)} "
-                f"instead of {OFFICIAL_MEMORY / 1e9:g} GB"
-            ),
-        ),
-        (
-            "GPUs",
-            limits.gpus != OFFICIAL_GPUS,
-            lambda: f"{'all' if limits.gpus < 0 else limits.gpus} instead of one A10 24 GB",
-        ),
-    ]
-    for what, differs, say in differences:
-        if differs:
-            yield Check(
-                "inform",
-                "time_limit_s" if what == "time limit" else "container_config",
-                f"Differs from the official runs: {what}: {say()}.",
-            )
+    for difference in differences(
+        hours=wanted.time_limit.total_seconds() / 3600,
+        hardware=_hardware(config, fleet),
+        seeds=OFFICIAL_SEEDS,
+    ):
+        field = "time_limit_s" if difference.name == "time" else "container_config"
+        # What no host can tell yet is no difference.
+        if not difference.text.endswith("not reported"):
+            yield Check("inform", field, f"Not as the official runs: {difference.text}.")
 
 
-def _or_share(amount: float | None) -> str:
-    return "the host's share" if amount is None else f"{amount:g}"
+def _hardware(config: ContainerConfig, fleet: Fleet) -> Hardware:
+    """What a run would have on the first host that fits."""
+    fitting = fleet.that_fit(config)
+    if not fitting:
+        return Hardware()
+    cpus, memory_bytes, gpus = placement.size(need_of(config), fitting[0])
+    names = (
+        Gpu.objects.filter(host__name=fitting[0].host, is_present=True, fault="")
+        .exclude(is_mig_parent=True)
+        .order_by("index")
+        .values_list("name", flat=True)
+    )
+    return Hardware(cpus=cpus, memory_bytes=memory_bytes, gpu_names=tuple(names[:gpus]))

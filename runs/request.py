@@ -214,11 +214,14 @@ def _experiment(name: str, agent: Agent | None, errors: list[FieldError]) -> Exp
         return None
     experiment = Experiment.objects.filter(name=clean).select_related("agent").first()
     if experiment and agent and experiment.agent_id != agent.pk:
+        about = (
+            f"is about the agent {experiment.agent.name!r}" if experiment.agent else "was imported"
+        )
         errors.append(
             FieldError(
                 "experiment",
-                f"The experiment {clean!r} is about the agent {experiment.agent.name!r}; "
-                "an experiment has one agent. Write another name.",
+                f"The experiment {clean!r} {about}; an experiment has one agent. "
+                "Write another name.",
             )
         )
     return experiment

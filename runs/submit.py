@@ -1,12 +1,14 @@
 """How work gets in: a request becomes rows; re-run; cancel. The verbs of page, API and shell.
 
-Each is one transaction. The bell is rung after the commit, and only says "look again".
+Each is one transaction. The bell is rung after the commit, and only says "look again": one that
+fails costs seconds, never the answer (robust).
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from django.db import IntegrityError, transaction
+from django.db.models import OuterRef, Subquery
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -15,7 +17,7 @@ from mlebench_web.accounts.models import User
 from mlebench_web.catalog.models import ContainerConfig
 from runs import bell, preflight
 from runs.core.failures import Cause
-from runs.core.states import Outcome, State, Verdict
+from runs.core.states import Outcome, RunState, State, Verdict
 from runs.models import Attempt, Experiment, Replaced, Run, RunGroup
 from runs.preflight import Check
 from runs.request import FieldError, RequestInvalid, RunGroupRequest, Wanted, look_up
@@ -30,6 +32,7 @@ __all__ = [
     "RunGroupRequest",
     "cancel_group",
     "cancel_run",
+    "chosen",
     "create_run_group",
     "plan",
     "rerun",
@@ -136,7 +139,7 @@ def create_run_group(request: RunGroupRequest, *, by: User | None) -> RunGroup:
             "runs": len(runs),
         },
     )
-    transaction.on_commit(bell.ring)
+    transaction.on_commit(bell.ring, robust=True)
     return group
 
 
@@ -188,7 +191,7 @@ def cancel_run(run: Run, *, by: User | None) -> bool:
         changed = _cancel(run, by=by)
         if changed:
             audit.record(by, "cancel", run)
-            transaction.on_commit(bell.ring)
+            transaction.on_commit(bell.ring, robust=True)
     return changed
 
 
@@ -204,7 +207,7 @@ def cancel_group(group: RunGroup, *, by: User | None, queued_only: bool = False)
                 continue
         if count:
             audit.record(by, "cancel", group, detail={"runs": count, "queued_only": queued_only})
-            transaction.on_commit(bell.ring)
+            transaction.on_commit(bell.ring, robust=True)
     return count
 
 
@@ -249,6 +252,35 @@ def _cancel(run: Run, *, by: User | None, queued_only: bool = False) -> bool:
 # ------------------------------------------------------------------------------------ re-run
 
 
+def chosen(group: RunGroup, which: str | list[int]) -> list[Run]:
+    """The runs that `which` means: "failed", "infrastructure", or ids of runs of the group.
+
+    Raises RequestInvalid for another word, and for an id that is not one of the group's.
+    """
+    runs = group.runs.select_related("competition", "group")
+    if isinstance(which, list):
+        found = list(runs.filter(pk__in=which))
+        unknown = sorted(set(which) - {run.pk for run in found})
+        if unknown:
+            names = ", ".join(map(str, unknown[:20]))
+            raise RequestInvalid([FieldError("which", f"The run group has no run {names}.")])
+        return found
+    failed = runs.filter(state=RunState.FAILED)
+    if which == "failed":
+        return list(failed)
+    if which == "infrastructure":
+        # A failed run's newest attempt is the one that made it so.
+        newest = Attempt.objects.filter(run=OuterRef("pk")).order_by("-number")
+        return list(
+            failed.annotate(last=Subquery(newest.values("outcome")[:1])).filter(
+                last=Outcome.INFRASTRUCTURE_FAILED
+            )
+        )
+    raise RequestInvalid(
+        [FieldError("which", f"{which!r} is no choice of runs.", ["failed", "infrastructure"])]
+    )
+
+
 def rerun(
     runs: Iterable[Run],
     *,
@@ -291,7 +323,7 @@ def rerun(
                 detail={"after": last.outcome, "cause": last.cause, "attempt": last.number},
             )
         if attempts:
-            transaction.on_commit(bell.ring)
+            transaction.on_commit(bell.ring, robust=True)
     return attempts
 
 

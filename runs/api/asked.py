@@ -1,0 +1,76 @@
+"""What requests carry: strict types, and no field that we do not know."""
+
+from typing import Annotated, Any
+
+from ninja import Query
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from runs.request import RunGroupRequest
+
+# PostgreSQL takes no larger id, and a list of all runs of all groups is nobody's re-run.
+LARGEST_ID = 2**63 - 1
+IDS_AT_MOST = 10_000
+
+Limit = Annotated[int, Query(200, ge=1, le=1000, description="items on a page")]
+Offset = Annotated[int, Query(0, ge=0, le=10**9, description="items to leave out")]
+
+
+class Asked(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def no_unknown_field(cls, data: Any) -> Any:
+        if isinstance(data, dict) and (names := sorted(set(data) - set(cls.model_fields))):
+            raise PydanticCustomError(
+                "unknown_fields",
+                "There is no such field.",
+                {"names": names, "allowed": list(cls.model_fields)},
+            )
+        return data
+
+
+class NewRunGroup(Asked):
+    """A split or competitions; everything else that is left out is as usual."""
+
+    agent: str = Field(max_length=200, examples=["baseline"])
+    split: str | None = Field(None, max_length=100, examples=["demo"])
+    competitions: list[str] | None = Field(None, max_length=1000)
+    container_config: str | None = Field(None, max_length=100)
+    seeds: int = Field(1, description="how many seeds", examples=[3])
+    experiment: str | None = Field(
+        None, description="a leaderboard row; made when unknown; left out: the agent's name"
+    )
+    time_limit_s: int | None = None
+    step_timeout_s: int | None = None
+    priority: int = Field(0, description="higher goes first")
+    env: dict[str, str] = Field({}, max_length=100)
+    acknowledge_no_gpu: bool = False
+
+    def request(self) -> RunGroupRequest:
+        return RunGroupRequest(
+            **{**self.model_dump(), "competitions": tuple(self.competitions or ())}
+        )
+
+
+class Rerun(Asked):
+    mode: str = Field("restart", examples=["restart"])
+    reason: str = Field("", max_length=2000)
+    # None is known so far; a client that always sends an empty object is right.
+    overrides: dict[str, Any] = {}
+
+
+class RerunOfGroup(Rerun):
+    which: str | list[Annotated[int, Field(ge=1, le=LARGEST_ID)]] = Field(
+        description='"failed", "infrastructure", or ids of runs',
+        examples=["failed"],
+    )
+
+
+class CancelGroup(Asked):
+    queued_only: bool = Field(False, description="let finish what has started")
+
+
+class Nothing(Asked):
+    pass

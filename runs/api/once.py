@@ -1,0 +1,68 @@
+"""Idempotency keys: a request that is sent again, or twice at once, changes nothing more.
+
+The key is inserted in the transaction of the act itself. Of two requests at once the second waits
+for the first one's commit, finds the key taken and gives the stored answer; after a rollback (an
+error) the key is free, and a corrected request may use it.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+from django.db import IntegrityError, transaction
+from django.http import HttpRequest
+from ninja.responses import Status
+from pydantic import BaseModel
+
+from mlebench_web.accounts.models import User
+from runs.api.problems import Problem
+from runs.models import IdempotencyKey
+from runs.request import FieldError, RequestInvalid
+
+HEADER = "Idempotency-Key"
+LONGEST = 200
+
+
+def once(request: HttpRequest, by: User, act: Callable[[], BaseModel], *, status: int) -> Status:
+    """Do `act` in one transaction and answer with its result, or repeat an earlier answer."""
+    key = request.headers.get(HEADER)
+    if key is None:
+        with transaction.atomic():
+            return Status(status, act())
+    if not 1 <= len(key) <= LONGEST or not key.isprintable():
+        raise RequestInvalid([FieldError(HEADER, f"Write 1 to {LONGEST} printable characters.")])
+    digest = _digest(request)
+    with transaction.atomic():
+        try:
+            with transaction.atomic():
+                row = IdempotencyKey.objects.create(user=by, key=key, request_digest=digest)
+        except IntegrityError:
+            return _earlier_answer(IdempotencyKey.objects.get(user=by, key=key), digest)
+        made = act()
+        row.status = status
+        row.answer = made.model_dump(mode="json")
+        row.save(update_fields=["status", "answer"])
+    return Status(status, made)
+
+
+def _earlier_answer(row: IdempotencyKey, digest: str) -> Status:
+    if row.request_digest != digest:
+        raise Problem(
+            409,
+            f"This {HEADER} was used for another request. Send a new one for a new request.",
+            [FieldError(HEADER, "It belongs to another request.")],
+        )
+    if row.status is None:
+        raise Problem(409, "The first request with this key is still at work.")
+    return Status(row.status, row.answer)
+
+
+def _digest(request: HttpRequest) -> str:
+    """Of what was asked; two spellings of one JSON text ask the same."""
+    try:
+        body: Any = json.loads(request.body) if request.body else None
+    except (ValueError, RecursionError):
+        body = request.body.hex()
+    text = json.dumps([request.method, request.get_full_path(), body], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,34 @@
+"""Drain a host: it takes no new runs, and finishes what it has. Prints how many it still has."""
+
+from argparse import ArgumentParser
+
+from django.core.management import BaseCommand
+
+from mlebench_web.accounts.models import User
+from mlebench_web.fleet.models import Host
+from runs import draining
+from runs.management.actor import add_user, demand, refused, user_named
+from runs.models import Attempt
+from runs.request import FieldError
+
+
+class Command(BaseCommand):
+    help = __doc__
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("host", metavar="HOST", help="its name")
+        add_user(parser)
+
+    def handle(self, **options: object) -> None:
+        user = user_named(options["user"])  # type: ignore[arg-type]
+        demand(user, "fleet.drain")
+        host = Host.objects.filter(name=options["host"]).first()
+        if host is None:
+            allowed = list(Host.objects.values_list("name", flat=True))
+            error = FieldError("host", f"There is no host {options['host']!r}.", allowed)
+            raise refused([error], {"host": "HOST"})
+        self.change(host, user)
+        self.stdout.write(str(Attempt.objects.unended().filter(host=host).count()))
+
+    def change(self, host: Host, user: User | None) -> None:
+        draining.drain(host, by=user)

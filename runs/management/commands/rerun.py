@@ -1,0 +1,58 @@
+"""Run failed runs of a group again. Prints the ids of the runs that were queued, one a line."""
+
+import json
+from argparse import ArgumentParser
+
+from django.core.management import BaseCommand
+
+from runs import submit
+from runs.management.actor import add_user, demand, refused, user_named
+from runs.models import RunGroup
+from runs.request import FieldError, RequestInvalid
+from runs.submit import NotRerunnable
+
+OPTIONS = {"group": "GROUP"}
+
+
+class Command(BaseCommand):
+    help = __doc__
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("group", type=int, metavar="GROUP", help="id of the run group")
+        which = parser.add_mutually_exclusive_group(required=True)
+        which.add_argument("--which", choices=("failed", "infrastructure"))
+        which.add_argument("--run", type=int, action="append", help="id of a run; repeatable")
+        parser.add_argument("--mode", default="restart", help="restart: from zero (default)")
+        parser.add_argument(
+            "--reason", default="", help="needed where an agent failed by its own doing; audited"
+        )
+        parser.add_argument("--format", choices=("text", "json"), default="text")
+        add_user(parser)
+
+    def handle(self, **options: object) -> None:
+        user = user_named(options["user"])  # type: ignore[arg-type]
+        group = RunGroup.objects.filter(pk=options["group"]).first()
+        if group is None:
+            missing = FieldError("group", f"There is no run group {options['group']}.")
+            raise refused([missing], OPTIONS)
+        demand(user, "runs.rerun", group)
+        asked = options["run"] or options["which"]
+        try:
+            runs = submit.chosen(group, asked)  # type: ignore[arg-type]
+            attempts = submit.rerun(
+                runs, by=user, reason=str(options["reason"]), mode=str(options["mode"])
+            )
+        except RequestInvalid as invalid:
+            raise refused(invalid.errors, {**OPTIONS, "which": "--run"}) from invalid
+        except NotRerunnable as error:
+            names = {**OPTIONS, "which": "--run" if options["run"] else "--which"}
+            raise refused([FieldError(error.field, str(error))], names) from error
+        queued = [attempt.run_id for attempt in attempts]
+        skipped = [run.pk for run in runs if run.pk not in set(queued)]
+        if options["format"] == "json":
+            self.stdout.write(json.dumps({"queued": queued, "skipped": skipped}))
+            return
+        for run in queued:
+            self.stdout.write(str(run))
+        if skipped:
+            self.stderr.write(f"{len(skipped)} runs have not ended and were left alone.")
