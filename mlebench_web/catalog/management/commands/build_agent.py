@@ -1,0 +1,49 @@
+from typing import Any
+
+import docker
+import docker.errors
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from mlebench_web.catalog import images
+from mlebench_web.catalog.models import Agent
+
+
+class Command(BaseCommand):
+    help = "Build images of agents on this machine's container engine; prints their ids."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("agent", nargs="+", help="agent id, such as baseline")
+        parser.add_argument(
+            "--base-image", default=settings.BASE_IMAGE, help="%(default)s by default"
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        agents = [self.agent(name) for name in options["agent"]]
+        if settings.ENGINE_URL == "none":
+            raise CommandError("ENGINE_URL is none: this host has no container engine.")
+        try:
+            client = (
+                docker.DockerClient(base_url=settings.ENGINE_URL, timeout=600)
+                if settings.ENGINE_URL
+                else docker.from_env(timeout=600)
+            )
+            for agent in agents:
+                image = images.build(
+                    agent,
+                    client,
+                    base_image=options["base_image"],
+                    progress=lambda line: self.stderr.write(line),
+                )
+                self.stdout.write(image.image_id)
+        except docker.errors.DockerException as error:
+            raise CommandError(f"No container engine: {error}") from error
+        except images.BuildFailed as error:
+            raise CommandError(str(error)) from error
+
+    def agent(self, name: str) -> Agent:
+        agent = Agent.objects.filter(name=name).first()
+        if agent is None:
+            known = ", ".join(Agent.objects.values_list("name", flat=True))
+            raise CommandError(f"No agent {name}. There are: {known}.")
+        return agent
