@@ -163,6 +163,9 @@ def ask(request: Request, submission: int, *, tick: Callable[[], None], path: Pa
                 if "ended" in message:
                     return ending(seen, signal=message["ended"]["signal"])
                 seen.update(message)
+                if "score" in message or "exception" in message:
+                    # All is said; hanging up ends the child, its exit need not be waited for.
+                    return ending(seen)
     except TimeLimit:
         return ending(seen, over_time=True)
     except OSError as error:

@@ -8,8 +8,9 @@ A request is one line of JSON with the submission's open file beside it (SCM_RIG
     {"op": "grade", "folder", "function", "answers", "memory_bytes", "cpu_seconds"}
     {"op": "ping"}
 
-The child answers with lines of JSON (grade_one.py), the parent adds {"ended": {"exit", "signal"}}
-when the child is gone and its process group killed. Who hangs up has its child killed. The
+A child waits ready for the next request, so that nobody waits for a fork; each grades once. It
+answers with lines of JSON (grade_one.py), the parent adds {"ended": {"exit", "signal"}} when
+the child is gone and its process group killed. Who hangs up has its child killed. The
 process ends when its standard input is closed, so it cannot outlive who started it.
 """
 
@@ -54,11 +55,32 @@ class Client:
         self.connection.close()
 
 
+class Child:
+    """A forked grader that waits for its one request."""
+
+    def __init__(self) -> None:
+        self.way, inner = socket.socketpair()
+        self.pid = os.fork()
+        if self.pid == 0:
+            become_grader(inner)
+        inner.close()
+
+    def is_alive(self) -> bool:
+        return os.waitpid(self.pid, os.WNOHANG)[0] == 0
+
+    def give(self, request: bytes, files: list[int]) -> None:
+        socket.send_fds(self.way, [request], files)
+        self.way.close()
+
+
 class Server:
     def __init__(self, listener: socket.socket) -> None:
         self.listener = listener
+        self.ready = Child()
         self.selector = selectors.DefaultSelector()
         self.clients: dict[int, Client] = {}
+        # Children whose client has hung up: killed, not yet gone.
+        self.dying: set[int] = set()
         self.running = True
 
     def serve(self) -> None:
@@ -78,6 +100,8 @@ class Server:
             self.reap()
         for client in list(self.clients.values()):
             self.drop(client)
+        # Its request will never come: it ends by itself.
+        self.ready.way.close()
 
     def stop(self, *_: object) -> None:
         self.running = False
@@ -106,20 +130,22 @@ class Server:
             self.begin(client)
 
     def begin(self, client: Client) -> None:
-        request = json.loads(client.received)
-        if request["op"] == "ping":
-            client.connection.send(b'{"ended": {"exit": 0, "signal": null}}\n')
+        if json.loads(client.received)["op"] == "ping":
+            tell(client, {"exit": 0, "signal": None})
             self.drop(client)
             return
-        client.child = os.fork()
-        if client.child == 0:
-            become_grader(client.connection, client.files[0], request)
+        if not self.ready.is_alive():
+            self.ready = Child()
+        self.ready.give(client.received, [client.connection.fileno(), *client.files])
+        client.child = self.ready.pid
         for file in client.files:
             os.close(file)
         client.files = []
+        self.ready = Child()
 
     def reap(self) -> None:
         """Tell each client whose child is gone how it went."""
+        self.dying -= {child for child in self.dying if os.waitpid(child, os.WNOHANG)[0]}
         for client in [one for one in self.clients.values() if one.child]:
             # WNOWAIT keeps the process id taken until its group is killed.
             if os.waitid(os.P_PID, client.child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
@@ -129,8 +155,7 @@ class Server:
             client.child = None
             code = os.waitstatus_to_exitcode(status)
             ended = {"exit": code if code >= 0 else None, "signal": -code if code < 0 else None}
-            with contextlib.suppress(OSError):
-                client.connection.send(json.dumps({"ended": ended}).encode() + b"\n")
+            tell(client, ended)
             self.drop(client)
 
     def drop(self, client: Client) -> None:
@@ -140,8 +165,15 @@ class Server:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(client.child, signal.SIGKILL)
             kill_group(client.child)
-            os.waitpid(client.child, 0)
+            # Its memory takes milliseconds to free; the next request need not wait for that.
+            self.dying.add(client.child)
         client.close()
+
+
+def tell(client: Client, ended: dict[str, int | None]) -> None:
+    # The child made the shared connection a blocking one; the server waits for nobody.
+    with contextlib.suppress(OSError):
+        client.connection.send(json.dumps({"ended": ended}).encode() + b"\n", socket.MSG_DONTWAIT)
 
 
 def drain(end: socket.socket) -> None:
@@ -156,15 +188,20 @@ def kill_group(leader: int) -> None:
         os.killpg(leader, signal.SIGKILL)
 
 
-def become_grader(connection: socket.socket, submission: int, request: dict[str, Any]) -> None:
-    """In the child: keep nothing of the server, take the limits, grade, end."""
+def become_grader(way: socket.socket) -> None:
+    """In the child: keep nothing of the server, wait for a request, take the limits, grade, end."""
     try:
         os.setsid()
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
+        keep_only(way.fileno())
+        received, files, _, _ = socket.recv_fds(way, REQUEST_LIMIT, 2)
+        if len(files) < 2:
+            return
+        connection, submission = socket.socket(fileno=files[0]), files[1]
         connection.setblocking(True)
-        keep_only(connection, submission)
+        request = json.loads(received)
         limit(request)
 
         def say(message: dict[str, Any]) -> None:
@@ -177,16 +214,13 @@ def become_grader(connection: socket.socket, submission: int, request: dict[str,
         os._exit(1)
 
 
-def keep_only(connection: socket.socket, submission: int) -> None:
+def keep_only(way: int) -> None:
     """Close other clients' connections; nothing that a grader prints goes anywhere."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(nowhere, standard)
-    kept = {0, 1, 2, connection.fileno(), submission}
-    lowest = 3
-    for number in [*sorted(kept - {0, 1, 2}), 4096]:
-        os.closerange(lowest, number)
-        lowest = number + 1
+    os.closerange(3, way)
+    os.closerange(way + 1, 4096)
 
 
 def limit(request: dict[str, Any]) -> None:
