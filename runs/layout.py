@@ -1,15 +1,26 @@
-"""Results on disk in upstream's layout, so that mle-bench's own tools can read them.
+"""Result folders in upstream's run-group layout, so that upstream's own tools read them.
 
-    run-groups/<run group>/<competition>_<uuid>/{run.log,submission,logs,code}
-    run-groups/<run group>/metadata.json, <timestamp>_grading_report.json, harness.json
+    <RUN_GROUPS_DIR>/<group>/metadata.json
+                            /<start>_grading_report.json    exactly one: upstream refuses two
+                            /harness.json                   what upstream's files have no place for
+                            /<competition>_<uuid>/{run.log,submission,logs,code}
+                            /attempts/<competition>_<uuid>-<number>/{submission,logs,code}
 
-Each attempt collects into a folder of its own, `.attempts/<id>`; the run's folder is a link to
-the folder of the sealed attempt that counts, so a stale writer cannot touch a result.
+Each attempt is collected into a folder of its own. The run's folder holds links to the files of
+the attempt that counts, so it takes no second copy of them, and a stale writer cannot touch it.
 """
 
+import contextlib
+import fcntl
 import json
 import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 
@@ -17,64 +28,133 @@ from runs import logs
 from runs.core.states import Outcome
 from runs.models import Attempt, GradingReport, LogSegment, Run, RunGroup
 
+# Upstream's time stamp at the start of a run group's name.
+STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d-[A-Z]+")
+# Of our own log: what fits on a few screens.
+RUN_LOG_BYTES = 2**20
+
 
 def group_folder(group: RunGroup) -> Path:
     return Path(settings.RUN_GROUPS_DIR) / group.folder
 
 
-def attempt_folder(attempt: Attempt) -> Path:
-    """Where the outputs of one attempt are kept."""
-    return group_folder(attempt.run.group) / ".attempts" / str(attempt.pk)
-
-
 def run_folder(run: Run) -> Path:
-    """Upstream's folder of a run: that of the attempt that counts."""
+    """What upstream's tools read; there once an attempt counts."""
     return group_folder(run.group) / run.upstream_id
 
 
+def attempt_folder(attempt: Attempt) -> Path:
+    """What an attempt left, as it was collected."""
+    run = attempt.run
+    return group_folder(run.group) / "attempts" / f"{run.upstream_id}-{attempt.number}"
+
+
 def publish(attempt: Attempt) -> None:
-    """After a seal: the run's folder points at the attempt that counts, and the group's files say
-    so. Safe to repeat; nothing to do for an attempt that does not count.
-    """
-    if attempt.outcome not in (Outcome.GRADED, Outcome.AGENT_FAILED):
-        return
-    folder = attempt_folder(attempt)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "run.log", _run_log(attempt))
-    link = run_folder(attempt.run)
-    new = link.with_name(f".{link.name}.{os.getpid()}")
-    new.unlink(missing_ok=True)
-    new.symlink_to(Path(".attempts", str(attempt.pk)))
-    os.replace(new, link)
-    if attempt.run.group.is_over():
-        write_group_files(attempt.run.group)
+    """After an attempt was sealed: its run's folder and the files of its group. Safe to repeat."""
+    run = Run.objects.select_related("group__experiment", "competition", "counted").get(
+        pk=attempt.run_id
+    )
+    if run.counted_id == attempt.pk:
+        assemble(run, attempt)
+    publish_group(run.group)
 
 
-def _run_log(attempt: Attempt) -> str:
-    """What the product did, and upstream's last line, its only source of time."""
-    lines = logs.last_lines(attempt.pk, LogSegment.Source.RUN, 1000)
-    return "\n".join([*lines, f"Run completed in {attempt.active_seconds:.2f} seconds."]) + "\n"
+def assemble(run: Run, attempt: Attempt) -> None:
+    """Make the run's folder from the attempt that counts, whole or not at all."""
+    folder = run_folder(run)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".assemble-{run.uuid}-"
+    for left in folder.parent.glob(f"{prefix}*"):
+        # Of a process that was killed here: a run has one sealed attempt at a time.
+        shutil.rmtree(left, ignore_errors=True)
+    made = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
+    made.chmod(0o755)
+    try:
+        source = attempt_folder(attempt)
+        if source.is_dir():
+            shutil.copytree(source, made, copy_function=link, symlinks=True, dirs_exist_ok=True)
+        for name in ("submission", "logs", "code"):
+            (made / name).mkdir(exist_ok=True)
+        (made / "run.log").write_text(run_log(attempt))
+        if folder.exists():
+            # A name that is in use cannot be taken over by a folder: move the old one away first.
+            folder.rename(made / ".replaced")
+        made.rename(folder)
+        shutil.rmtree(folder / ".replaced", ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
 
 
-def write_group_files(group: RunGroup) -> None:
-    """metadata.json, the grading report and our own record; each whole or not at all."""
+def link(source: str, target: str) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except PermissionError:
+        # Some network file systems have no hard links.
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+def run_log(attempt: Attempt) -> str:
+    """Our log of the run, ended by the line from which upstream's users read the time."""
+    window = logs.window(attempt.pk, LogSegment.Source.RUN, limit_bytes=RUN_LOG_BYTES)
+    ended = attempt.agent_ended_at or attempt.ended_at or attempt.queued_at
+    seconds = attempt.active_seconds + attempt.timings.get("collect", 0)
+    stamp = f"{ended:%Y-%m-%d %H:%M:%S},{ended.microsecond // 1000:03d}"
+    text = window.text if window.text.endswith("\n") or not window.text else f"{window.text}\n"
+    return f"{text}[{stamp}] [layout.py:1] Run completed in {seconds:.2f} seconds.\n"
+
+
+def publish_group(group: RunGroup) -> None:
+    """Write metadata.json, the grading report and harness.json anew."""
     folder = group_folder(group)
     folder.mkdir(parents=True, exist_ok=True)
-    runs = list(group.runs.select_related("competition", "counted").order_by("id"))
-    counted = [run for run in runs if run.counted]
-    reports = [
-        report
-        for report in GradingReport.objects.filter(
-            is_current=True, attempt__in=[run.counted_id for run in counted]
+    with alone(folder / ".publish.lock"):
+        write_group(group, folder)
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """One at a time: the last of two writers must not have read before the first one's seal."""
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def write_group(group: RunGroup, folder: Path) -> None:
+    runs = list(
+        group.runs.select_related("competition", "counted", "counted__host").order_by(
+            "competition__name", "seed"
         )
-        .select_related("attempt__run__competition")
-        .order_by("attempt__run__competition__name", "attempt__run__seed")
-    ]
-    created = max((report.created_at for report in reports), default=group.created_at)
-    stamp = created.strftime("%Y-%m-%dT%H-%M-%S-UTC")
-    metadata = {
+    )
+    counted = [run for run in runs if run.counted]
+    reports = current_reports(counted)
+    write_json(folder / "metadata.json", metadata(group, counted), indent=4)
+    write_json(
+        folder / f"{stamp_of(group)}_grading_report.json",
+        grading_report([reports[run.counted_id] for run in counted if run.counted_id in reports]),
+        indent=2,
+    )
+    write_json(folder / "harness.json", harness(group, runs), indent=2)
+
+
+def current_reports(runs: Iterable[Run]) -> dict[int | None, GradingReport]:
+    """The current report of each run's counted attempt, by attempt. Costs one query."""
+    attempts = [run.counted_id for run in runs]
+    return {
+        report.attempt_id: report
+        for report in GradingReport.objects.filter(
+            attempt__in=attempts, is_current=True
+        ).select_related("attempt__run__competition")
+    }
+
+
+def metadata(group: RunGroup, counted: list[Run]) -> dict[str, Any]:
+    """Upstream's metadata.json. Only runs with a report are in it: upstream's make_submission
+    grades whatever is listed, and would count a run that a broken host ended."""
+    ends = [run.counted.ended_at for run in counted if run.counted and run.counted.ended_at]
+    return {
         "run_group": group.folder,
-        "created_at": stamp,
+        "created_at": stamp(max(ends, default=group.created_at)),
         "runs": {
             run.upstream_id: {
                 "success": bool(run.counted and run.counted.outcome == Outcome.GRADED)
@@ -82,58 +162,85 @@ def write_group_files(group: RunGroup) -> None:
             for run in counted
         },
     }
-    _write(folder / "metadata.json", json.dumps(metadata, indent=4))
-    for old in folder.glob("*_grading_report.json"):
-        if old.name != f"{stamp}_grading_report.json":
-            # More than one in a folder, and upstream's aggregate script refuses it.
-            old.unlink()
-    _write(folder / f"{stamp}_grading_report.json", json.dumps(_summary(reports), indent=2))
-    _write(folder / "harness.json", json.dumps(_record(group, runs), indent=2))
 
 
-def _summary(reports: list[GradingReport]) -> dict[str, object]:
-    """Upstream's summary keys over the rows, then the rows."""
+def grading_report(reports: list[GradingReport]) -> dict[str, Any]:
+    """Upstream's report of a run group, with totals that are those of its rows."""
 
-    def count(name: str) -> int:
+    def total(name: str) -> int:
         return sum(bool(getattr(report, name)) for report in reports)
 
     return {
         "total_runs": len(reports),
-        "total_runs_with_submissions": count("submission_exists"),
-        "total_valid_submissions": count("valid_submission"),
-        "total_medals": count("any_medal"),
-        "total_gold_medals": count("gold_medal"),
-        "total_silver_medals": count("silver_medal"),
-        "total_bronze_medals": count("bronze_medal"),
-        "total_above_median": count("above_median"),
+        "total_runs_with_submissions": total("submission_exists"),
+        "total_valid_submissions": total("valid_submission"),
+        "total_medals": total("any_medal"),
+        "total_gold_medals": total("gold_medal"),
+        "total_silver_medals": total("silver_medal"),
+        "total_bronze_medals": total("bronze_medal"),
+        "total_above_median": total("above_median"),
         "competition_reports": [report.as_upstream() for report in reports],
     }
 
 
-def _record(group: RunGroup, runs: list[Run]) -> dict[str, object]:
-    """What upstream's files cannot say: agent, seed, config, times, hardware."""
+def harness(group: RunGroup, runs: list[Run]) -> dict[str, Any]:
+    """What a reader of the results needs and upstream's files do not say. No environment, no
+    arguments: they may hold secrets."""
     return {
+        "harness": "mlebench-web",
         "experiment": group.experiment.name,
+        "run_group": group.folder,
         "agent": group.agent.name if group.agent else None,
+        "container_config": group.container_config.name if group.container_config else None,
         "container_settings": group.container_settings,
-        "runtime": group.runtime,
-        "runs": {
-            run.upstream_id: {
-                "competition": run.competition.name,
-                "seed": run.seed,
-                "outcome": run.counted.outcome if run.counted else None,
-                "cause": run.counted.cause if run.counted else None,
-                "exit_code": run.counted.exit_code if run.counted else None,
-                "active_seconds": run.counted.active_seconds if run.counted else None,
-                "hardware": run.counted.hardware if run.counted else None,
-                "image_id": run.counted.image_id if run.counted else None,
-            }
-            for run in runs
-        },
+        "runtime": group.runtime or None,
+        "seeds": group.seeds,
+        "time_limit_seconds": group.time_limit.total_seconds() if group.time_limit else None,
+        "step_timeout_seconds": group.step_timeout.total_seconds() if group.step_timeout else None,
+        "runs": {run.upstream_id: harness_of_run(run) for run in runs},
     }
 
 
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+def harness_of_run(run: Run) -> dict[str, Any]:
+    attempt = run.counted
+    said: dict[str, Any] = {
+        "competition_id": run.competition.name,
+        "seed": run.seed,
+        "state": run.state,
+        "result": run.result or None,
+        "cut_short": run.is_cut_short,
+    }
+    if attempt:
+        said |= {
+            "attempt": attempt.number,
+            "outcome": attempt.outcome,
+            "cause": attempt.cause or None,
+            "exit_code": attempt.exit_code,
+            "host": attempt.host.name if attempt.host else None,
+            "hardware": attempt.hardware or None,
+            "image_id": attempt.image_id or None,
+            "active_seconds": attempt.active_seconds if attempt.host else None,
+            "wall_seconds": attempt.wall_seconds,
+            "resumed": attempt.resumed_from_id is not None,
+        }
+    return said
+
+
+def stamp(at: datetime) -> str:
+    return f"{at:%Y-%m-%dT%H-%M-%S}-UTC"
+
+
+def stamp_of(group: RunGroup) -> str:
+    """The same at each writing, so that a group never has two reports."""
+    found = STAMP.match(group.folder)
+    return found[0] if found else stamp(group.created_at)
+
+
+def write_json(path: Path, content: dict[str, Any], *, indent: int) -> None:
+    """Whole or not at all, also with two writers at once."""
+    handle, name = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
+    with os.fdopen(handle, "w") as file:
+        json.dump(content, file, indent=indent, allow_nan=False)
+        # As any file that the process makes: readable for whoever reads the results.
+        os.fchmod(file.fileno(), 0o644)
+    Path(name).replace(path)
