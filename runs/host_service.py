@@ -20,10 +20,10 @@ from mlebench_web.fleet import hosts, inventory
 from mlebench_web.fleet.gpus import GpuReader
 from mlebench_web.fleet.inventory import EngineFacts
 from mlebench_web.fleet.models import Host, PreparedData
-from runs import bell, layout, logs
+from runs import bell, grading, layout, logs
 from runs.containers import Engine, EngineFailure, engine_of
 from runs.core.states import State
-from runs.grading import GraderProcess
+from runs.grader_process import GraderProcess
 from runs.models import Attempt, Installation, LogSegment
 from runs.validation import ValidationService
 from runs.workspace import Workspace
@@ -138,7 +138,7 @@ class HostService:
         return [
             competition
             for competition in (ships | waiting | known).distinct()
-            if data.is_prepared(competition) or data.can_prepare(competition)
+            if data.is_prepared(competition) or data.folder_of(competition) is not None
         ]
 
     def _asked_again(self, row: PreparedData) -> bool:
@@ -164,7 +164,7 @@ class HostService:
                 self._set(row, PreparedData.State.FAILED, error=str(error))
                 logger.warning("data.failed", competition=row.competition.name, error=str(error))
                 return
-        self._set(row, PreparedData.State.READY, error="", digest=data.digest(row.competition))
+        self._set(row, PreparedData.State.READY, error="", digest=grading.answers_digest(row.competition))
         logger.info("data.ready", competition=row.competition.name)
         # Runs that waited for it can start now.
         bell.ring(only=self.host)
@@ -219,7 +219,7 @@ class HostService:
                 )
             if container_id:
                 engine.remove(container_id)
-            workspace.remove(engine)
+            workspace.remove(engine, attempt.image_id)
         except (EngineFailure, OSError) as error:
             logger.warning("janitor.not_cleared", attempt=attempt.pk, error=str(error))
             return

@@ -34,6 +34,8 @@ logger = structlog.get_logger(__name__)
 
 # Below this the disk is full for every practical purpose.
 DISK_IS_FULL_BYTES = 64 * 2**20
+# The one path that is graded, below an attempt's folder.
+SUBMISSION = "submission/submission.csv"
 # How often the start-up wait looks for the relay; the relay needs some 0.1 s.
 READY_POLL_SECONDS = 0.01
 
@@ -236,7 +238,7 @@ class Supervisor:
 
     def stop_with(self, ending: Ending) -> None:
         """Move to collecting with how it ended; from here the container is asked nothing more."""
-        self.ship()
+        self.ship(final=True)
         last_lines = logs.last_lines(self.attempt.pk, LogSegment.Source.AGENT, 20)
         if not last_lines:
             last_lines = logs.last_lines(self.attempt.pk, LogSegment.Source.CONTAINER, 20)
@@ -264,8 +266,7 @@ class Supervisor:
         self.ship(final=True)
         extra: dict[str, object] = {}
         try:
-            collected = self.workspace.collect(layout.attempt_folder(self.attempt), tick=self.tick)
-            extra = {"artifacts": collected.artifacts, "left_out": collected.left_out}
+            extra = self.keep_outputs()
         except OSError as error:
             # The agent had ended by itself only if nothing of it is missing.
             extra = {
@@ -289,6 +290,14 @@ class Supervisor:
             grading.null_report(self.attempt)
         self.seal(sealed)
 
+    def keep_outputs(self) -> dict[str, object]:
+        """What was kept and what was left out, for the row. Raises OSError when the disk is full."""
+        collected = self.workspace.collect(layout.attempt_folder(self.attempt), tick=self.tick)
+        left_out = [item for item in collected.left_out if item["path"] != SUBMISSION]
+        if refused := self.workspace.refused_submission():
+            left_out.append({"path": SUBMISSION, "why": refused})
+        return {"artifacts": collected.artifacts, "left_out": left_out}
+
     def release(self) -> None:
         self.attempt.refresh_from_db()
         if self.attempt.state == State.COLLECTING:
@@ -302,13 +311,9 @@ class Supervisor:
         """Grading -> ended. Needs no container: only the collected files and the answers."""
         began = time.monotonic()
         folder = layout.attempt_folder(self.attempt)
-        submission = folder / "submission" / "submission.csv"
+        submission = folder / SUBMISSION
         refused = next(
-            (
-                str(item["why"])
-                for item in self.attempt.left_out
-                if item["path"] == "submission/submission.csv"
-            ),
+            (str(item["why"]) for item in self.attempt.left_out if item["path"] == SUBMISSION),
             None,
         )
         sealed = self.verdict()
@@ -352,7 +357,7 @@ class Supervisor:
             cause=sealed.cause or "",
         )
         layout.publish(self.attempt)
-        self.workspace.remove(self.engine)
+        self.workspace.remove(self.engine, self.attempt.image_id)
         Attempt.objects.filter(pk=self.attempt.pk).update(swept_at=Now())
 
     def give_up(self, error: Exception) -> None:
@@ -419,7 +424,8 @@ class Supervisor:
             runtime=self.limits.runtime,
             privileged=agent.privileged,
             agent_args=agent_env.agent_arguments(group.agent_kwargs, agent.kwargs_type),
-            agent_folder=images.folder_of(agent),
+            # A container has the agent in its image; without one the folder itself is run.
+            agent_folder=None if group.image_id else images.folder_of(agent),
         )
 
     def remaining(self) -> timedelta:

@@ -1,0 +1,538 @@
+"""How runs fail: what openai/mle-bench's own runner makes of it was measured, row by row.
+
+Each test is one such row, taken through the claim, the supervisor and a real container to its
+sealed end: the right state, a named cause, and the outputs kept.
+"""
+
+import hashlib
+import io
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import docker
+import pytest
+from django.conf import settings as django_settings
+
+from mlebench_web.fleet import hosts
+from mlebench_web.fleet.models import Host
+from runs import layout, logs, queue, worker
+from runs.containers import engine_of
+from runs.core.failures import Cause
+from runs.core.states import Outcome, Result, RunState, State
+from runs.models import Attempt, Installation
+from tests import factories
+from tests.docker.conftest import wait_for
+from tests.support import small_competition
+
+pytestmark = [pytest.mark.docker, pytest.mark.django_db(transaction=True)]
+
+START_SH = 'cd /home\neval "$SCRIPT"\n'
+PERFECT = "printf 'id,price\\n1,1.0\\n2,2.0\\n3,3.0\\n4,4.0\\n' > /home/submission/submission.csv"
+
+
+@pytest.fixture(scope="session")
+def script_image(engine: docker.DockerClient, contract_image: str) -> str:
+    """An agent that does what the variable SCRIPT says."""
+    return derived(
+        engine,
+        contract_image,
+        "script",
+        "COPY start.sh /home/agent/start.sh",
+        {"start.sh": START_SH},
+    )
+
+
+def derived(
+    engine: docker.DockerClient, base: str, name: str, line: str, files: dict[str, str]
+) -> str:
+    """The id of an image that adds some files to `base`; the builder's cache makes it quick."""
+    context = io.BytesIO()
+    with tarfile.open(fileobj=context, mode="w") as tar:
+        for path, text in {"Dockerfile": f"FROM {base}\n{line}\n", **files}.items():
+            entry = tarfile.TarInfo(path)
+            entry.size, entry.mode = len(text), 0o755
+            tar.addfile(entry, io.BytesIO(text.encode()))
+    context.seek(0)
+    image, _ = engine.images.build(
+        fileobj=context,
+        custom_context=True,
+        tag=f"mlebench-web-test-{name}:latest",
+        network_mode="none",
+        rm=True,
+    )
+    return str(image.id)
+
+
+class Road:
+    """Submits scripts as agents and supervises them, as a pool child of this host's worker."""
+
+    def __init__(self, image: str) -> None:
+        self.image = image
+        self.engine = engine_of("docker")
+        self.competition = small_competition.make()
+        self.host = factories.make_host(
+            django_settings.HOST_NAME, slots=4, cpus=2, boot_id=hosts.boot_id(), image_ids=[image]
+        )
+        factories.make_prepared(self.host, self.competition)
+
+    def queued(self, script: str, *, memory: str = "256m", **fields: object) -> Attempt:
+        agent = factories.make_agent("script", is_builtin=False)
+        config = factories.make_config(
+            f"test {memory}", settings={"nano_cpus": 5e8, "mem_limit": memory}
+        )
+        fields.setdefault("image", factories.make_image(agent, image_id=self.image))
+        group = factories.make_group(
+            agent=agent, config=config, env={"SCRIPT": script}, time_limit=timedelta(minutes=2)
+        )
+        for name, value in fields.items():
+            setattr(group, name, value)
+        group.save()
+        return factories.make_run(group, competition=self.competition).newest_attempt()
+
+    def run(self, script: str, **fields: object) -> Attempt:
+        """The attempt, sealed."""
+        attempt = self.queued(script, **fields)  # type: ignore[arg-type]
+        self.supervise()
+        attempt.refresh_from_db()
+        assert attempt.state == State.ENDED
+        return attempt
+
+    def supervise(self) -> None:
+        lease = queue.take_work(Host.objects.get(pk=self.host.pk))
+        assert lease is not None
+        worker.supervise(lease)
+
+    def in_the_background(self) -> threading.Thread:
+        from django.db import connection
+
+        def work() -> None:
+            try:
+                self.supervise()
+            finally:
+                connection.close()
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        return thread
+
+    def kept(self, attempt: Attempt, path: str) -> bytes:
+        return (layout.attempt_folder(attempt) / path).read_bytes()
+
+    def text(self, attempt: Attempt, source: str = "agent") -> str:
+        return "\n".join(logs.last_lines(attempt.pk, source, 1000))
+
+    def nothing_is_left(self) -> None:
+        install = Installation.this().name
+        assert self.engine.own_containers(install, self.host.name) == []
+        assert not list(Path(django_settings.ATTEMPTS_DIR).glob("*"))
+        assert queue.offer_of(self.host).free_cpus == self.host.cpus
+
+
+@pytest.fixture
+def road(script_image: str, settings: object) -> Iterator[Road]:
+    road = Road(script_image)
+    yield road
+    for attempt in Attempt.objects.all():
+        if attempt.container_id:
+            road.engine.remove(attempt.container_id)
+
+
+# -------------------------------------------------------------------------------- a good run
+
+
+def test_a_good_run_is_graded_and_leaves_nothing_behind(road: Road) -> None:
+    attempt = road.run(f"echo hello; {PERFECT}; echo code > /home/code/train.py")
+
+    assert (attempt.outcome, attempt.cause, attempt.exit_code) == (Outcome.GRADED, "", 0)
+    attempt.run.refresh_from_db()
+    run = attempt.run
+    assert (run.state, run.result, run.score) == (RunState.FINISHED, Result.GOLD, 0.0)
+    assert road.kept(attempt, "submission/submission.csv").decode() == small_competition.PERFECT
+    assert road.kept(attempt, "code/train.py") == b"code\n"
+    assert road.text(attempt) == "hello"
+    assert attempt.active_seconds > 0
+    assert attempt.hardware["cpus"] == 0.5
+    road.nothing_is_left()
+
+
+# -------------------------------------------------------------------------------- the rows
+
+
+def test_row_5_an_agent_that_hangs_ends_at_the_time_limit(road: Road) -> None:
+    attempt = road.run("echo working; sleep 1000", time_limit=timedelta(seconds=2))
+
+    assert (attempt.outcome, attempt.cause) == (Outcome.AGENT_FAILED, Cause.TIME_LIMIT)
+    assert 2 <= attempt.active_seconds < 20
+    assert attempt.last_lines == "working"
+    report = attempt.reports.get()
+    assert (report.score, report.any_medal, report.gold_threshold) == (None, False, 0.1)
+    road.nothing_is_left()
+
+
+def test_row_5_a_hanging_agent_with_a_submission_is_graded(road: Road) -> None:
+    attempt = road.run(f"{PERFECT}; sleep 1000", time_limit=timedelta(seconds=2))
+
+    assert (attempt.outcome, attempt.cause) == (Outcome.GRADED, Cause.TIME_LIMIT)
+    assert attempt.reports.get().gold_medal
+
+
+def test_an_agent_that_saves_on_sigterm_has_its_grace(road: Road) -> None:
+    script = f"trap '{PERFECT.replace(chr(39), chr(34))}; exit 0' TERM; while :; do sleep 0.1; done"
+
+    attempt = road.run(script, time_limit=timedelta(seconds=1))
+
+    assert (attempt.outcome, attempt.cause) == (Outcome.GRADED, Cause.TIME_LIMIT)
+    assert attempt.reports.get().gold_medal
+
+
+def test_row_6_an_agent_that_exits_with_3_has_failed(road: Road) -> None:
+    attempt = road.run("echo broken; exit 3")
+
+    assert (attempt.outcome, attempt.cause) == (Outcome.AGENT_FAILED, Cause.AGENT_CRASHED)
+    assert (attempt.exit_code, attempt.last_lines) == (3, "broken")
+    attempt.run.refresh_from_db()
+    assert attempt.run.state == RunState.FAILED
+    road.nothing_is_left()
+
+
+def test_a_clean_end_without_a_submission_is_graded_null(road: Road) -> None:
+    attempt = road.run("echo nothing to hand in")
+
+    assert (attempt.outcome, attempt.cause) == (Outcome.GRADED, Cause.NO_SUBMISSION)
+    attempt.run.refresh_from_db()
+    assert (attempt.run.state, attempt.run.result) == (RunState.FINISHED, Result.NO_SUBMISSION)
+
+
+def test_row_7_bytes_that_are_no_utf8_harm_nothing(road: Road) -> None:
+    attempt = road.run(f"printf 'a\\377b\\n'; {PERFECT}; echo end")
+
+    assert attempt.outcome == Outcome.GRADED
+    assert road.text(attempt) == "a\ufffdb\nend"
+    assert road.kept(attempt, "logs/agent.stdout") == b"a\xffb\nend\n"
+
+
+def test_row_8_split_and_massed_utf8_arrives_whole(road: Road) -> None:
+    attempt = road.run(
+        "printf '\\342\\226'; sleep 0.3; printf '\\210\\n';"
+        f" for i in $(seq 1000); do printf '█%.0s' $(seq 34); echo; done; {PERFECT}"
+    )
+
+    assert attempt.outcome == Outcome.GRADED
+    text = logs.window(attempt.pk, "agent", offset=0, limit_bytes=10**6).text
+    assert text.splitlines() == ["█", *["█" * 34] * 1000]
+
+
+@pytest.mark.slow
+def test_row_9_a_submission_of_two_gigabytes_is_invalid_and_harms_nothing(road: Road) -> None:
+    attempt = road.run("truncate -s 2G /home/submission/submission.csv")
+
+    assert attempt.outcome == Outcome.GRADED
+    report = attempt.reports.get()
+    assert (report.submission_exists, report.valid_submission, report.score) == (True, False, None)
+    assert "GiB" in report.message or "GB" in report.message
+    road.nothing_is_left()
+
+
+def test_row_10_an_agent_killed_for_memory_is_told_from_a_crash(road: Road) -> None:
+    attempt = road.run("python3 -c 'x = bytearray(400_000_000); print(len(x))'", memory="128m")
+
+    assert (attempt.outcome, attempt.cause) == (Outcome.AGENT_FAILED, Cause.OUT_OF_MEMORY)
+    assert attempt.memory_killed
+    road.nothing_is_left()
+
+
+def test_row_10_a_memory_kill_that_the_start_script_hides_is_still_seen(road: Road) -> None:
+    attempt = road.run("python3 -c 'x = bytearray(400_000_000)' || true", memory="128m")
+
+    assert attempt.exit_code == 0
+    assert (attempt.outcome, attempt.cause) == (Outcome.AGENT_FAILED, Cause.OUT_OF_MEMORY)
+
+
+def test_row_11_a_server_killed_for_memory_is_named(
+    road: Road, engine: docker.DockerClient, settings: object
+) -> None:
+    settings.MAX_TRIES = 1  # type: ignore[attr-defined]
+    greedy = "exec python3 -c 'x = bytearray(400_000_000)'"
+    image = with_entrypoint(engine, road.image, "greedy", greedy)
+
+    attempt = road.run(
+        PERFECT, memory="64m", image=factories.make_image(factories.make_agent("g"), image_id=image)
+    )
+
+    assert (attempt.outcome, attempt.cause) == (
+        Outcome.INFRASTRUCTURE_FAILED,
+        Cause.RELAY_FAILED,
+    )
+    assert "memory" in attempt.cause_detail
+    road.nothing_is_left()
+
+
+def test_row_12_a_server_that_never_starts_ends_at_the_start_limit(
+    road: Road, engine: docker.DockerClient, settings: object
+) -> None:
+    settings.MAX_TRIES = 1  # type: ignore[attr-defined]
+    settings.START_LIMIT = timedelta(seconds=2)  # type: ignore[attr-defined]
+    image = with_entrypoint(engine, road.image, "sleeper", "echo waiting; sleep 1000")
+
+    attempt = road.run(
+        PERFECT, image=factories.make_image(factories.make_agent("a"), image_id=image)
+    )
+
+    assert (attempt.outcome, attempt.cause) == (
+        Outcome.INFRASTRUCTURE_FAILED,
+        Cause.START_LIMIT,
+    )
+    assert "waiting" in road.text(attempt, "container")
+    road.nothing_is_left()
+
+
+def test_row_13_a_container_that_exits_at_once_is_named_with_its_code(
+    road: Road, engine: docker.DockerClient, settings: object
+) -> None:
+    settings.MAX_TRIES = 1  # type: ignore[attr-defined]
+    image = with_entrypoint(engine, road.image, "quitter", "echo no server here; exit 7")
+
+    attempt = road.run(
+        PERFECT, image=factories.make_image(factories.make_agent("b"), image_id=image)
+    )
+
+    assert (attempt.outcome, attempt.cause) == (
+        Outcome.INFRASTRUCTURE_FAILED,
+        Cause.CONTAINER_EXITED,
+    )
+    assert "7" in attempt.cause_detail
+    assert "no server here" in attempt.last_lines
+    road.nothing_is_left()
+
+
+def with_entrypoint(engine: docker.DockerClient, base: str, name: str, script: str) -> str:
+    text = f"#!/bin/bash\nexec >> /home/logs/entrypoint.log 2>&1\n{script}\n"
+    line = "COPY entrypoint.sh /entrypoint.sh"
+    return derived(engine, base, name, line, {"entrypoint.sh": text})
+
+
+def test_row_14_a_missing_image_is_named_and_tried_again(road: Road) -> None:
+    gone = "sha256:" + "9" * 64
+    attempt = road.run(
+        PERFECT, image=factories.make_image(factories.make_agent("c"), image_id=gone)
+    )
+
+    assert (attempt.outcome, attempt.cause) == (
+        Outcome.INFRASTRUCTURE_FAILED,
+        Cause.IMAGE_MISSING,
+    )
+    assert "9999" in attempt.cause_detail
+    assert attempt.run.newest_attempt().number == 2
+    assert Path(layout.attempt_folder(attempt)).exists()
+
+
+def test_row_15_a_container_removed_from_outside_keeps_its_outputs_and_is_run_again(
+    road: Road,
+) -> None:
+    attempt = road.queued(f"{PERFECT}; echo before; sleep 1000")
+    thread = road.in_the_background()
+    wait_for(lambda: has_said(attempt, "before"), what="the agent's line")
+
+    attempt.refresh_from_db()
+    road.engine.remove(attempt.container_id)
+    thread.join(timeout=30)
+
+    attempt.refresh_from_db()
+    assert (attempt.outcome, attempt.cause) == (
+        Outcome.INFRASTRUCTURE_FAILED,
+        Cause.CONTAINER_REMOVED,
+    )
+    assert road.kept(attempt, "submission/submission.csv").decode() == small_competition.PERFECT
+    assert attempt.run.newest_attempt().state == State.QUEUED, "no score from a broken host"
+
+
+def has_said(attempt: Attempt, line: str) -> bool:
+    return line in logs.last_lines(attempt.pk, "agent", 50)
+
+
+def test_a_container_killed_from_outside_is_told_from_one_that_exited(road: Road) -> None:
+    attempt = road.queued("echo before; sleep 1000")
+    thread = road.in_the_background()
+    wait_for(lambda: has_said(attempt, "before"), what="the agent's line")
+
+    attempt.refresh_from_db()
+    road.engine.kill(attempt.container_id)
+    thread.join(timeout=30)
+
+    attempt.refresh_from_db()
+    assert attempt.cause == Cause.CONTAINER_KILLED
+    road.engine.remove(attempt.container_id)
+
+
+def test_row_17_data_that_went_away_is_named(road: Road, settings: object) -> None:
+    settings.MAX_TRIES = 1  # type: ignore[attr-defined]
+    attempt = road.queued(PERFECT)
+    lease = queue.take_work(road.host)
+    assert lease
+    settings.COMPETITIONS_DIR = Path("/nonexistent")  # type: ignore[attr-defined]
+
+    worker.supervise(lease)
+
+    attempt.refresh_from_db()
+    assert (attempt.outcome, attempt.cause) == (
+        Outcome.INFRASTRUCTURE_FAILED,
+        Cause.DATA_MISSING,
+    )
+    assert "test-prices" in attempt.cause_detail
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [
+        pytest.param("ln -s /home/data/sample_submission.csv", id="link to a file"),
+        pytest.param("ln -s /etc/passwd", id="link out"),
+        pytest.param("mkfifo", id="fifo"),
+        pytest.param("mkdir", id="folder"),
+    ],
+)
+def test_row_20_what_is_no_regular_file_is_never_graded(road: Road, leave: str) -> None:
+    attempt = road.run(f"{leave} /home/submission/submission.csv")
+
+    report = attempt.reports.get()
+    assert attempt.outcome == Outcome.GRADED
+    assert (report.submission_exists, report.valid_submission, report.score) == (True, False, None)
+    assert "submission.csv" in report.message
+    assert not (layout.attempt_folder(attempt) / "submission" / "submission.csv").is_file()
+    road.nothing_is_left()
+
+
+def test_row_21_the_agent_is_told_its_seed_and_its_hardware(road: Road) -> None:
+    attempt = road.run('echo "$MLE_SEED $COMPETITION_ID $MLE_CPUS $TIME_LIMIT_SECS $MLE_GPU_COUNT"')
+
+    assert road.text(attempt) == f"{attempt.run.seed} test-prices 0.5 120 0"
+
+
+def test_row_22_the_record_has_times_exit_code_image_and_config(road: Road) -> None:
+    attempt = road.run(f"{PERFECT}; exit 5")
+
+    assert attempt.exit_code == 5
+    assert attempt.image_id == road.image
+    assert attempt.claimed_at
+    assert attempt.agent_started_at
+    assert attempt.agent_ended_at
+    assert attempt.ended_at
+    assert attempt.claimed_at <= attempt.agent_started_at <= attempt.agent_ended_at
+    assert set(attempt.timings) >= {"create", "start", "ready", "exec", "collect", "grade"}
+    assert [move.new for move in attempt.moves.all()][-5:] == [
+        State.STARTING,
+        State.RUNNING,
+        State.COLLECTING,
+        State.GRADING,
+        State.ENDED,
+    ]
+
+
+def test_row_23_what_is_kept_is_what_was_written_byte_for_byte(road: Road) -> None:
+    attempt = road.run(
+        "head -c 3000000 /dev/urandom > /home/code/blob; sha256sum < /home/code/blob; "
+        f"mkdir -p /home/code/a/b; echo deep > /home/code/a/b/c; {PERFECT}"
+    )
+
+    digest = hashlib.sha256(road.kept(attempt, "code/blob")).hexdigest()
+    assert road.text(attempt).split()[0] == digest
+    assert road.kept(attempt, "code/a/b/c") == b"deep\n"
+    assert {"path": "code/blob", "bytes": 3_000_000} in attempt.artifacts
+
+
+# -------------------------------------------------------------------------------- cancel, adoption
+
+
+def cancel(attempt: Attempt) -> None:
+    from django.utils import timezone
+
+    Attempt.objects.filter(pk=attempt.pk).update(
+        cancel_requested_at=timezone.now(), cancel_requested_by="alice"
+    )
+
+
+def test_a_cancel_of_a_running_agent_is_seen_and_keeps_the_outputs(road: Road) -> None:
+    attempt = road.queued(f"{PERFECT}; echo before; sleep 1000")
+    thread = road.in_the_background()
+    wait_for(lambda: has_said(attempt, "before"), what="the agent's line")
+
+    cancel(attempt)
+    thread.join(timeout=30)
+
+    attempt.refresh_from_db()
+    assert (attempt.outcome, attempt.cause) == (Outcome.CANCELLED, Cause.CANCELLED)
+    assert attempt.run.attempts.count() == 1
+    assert not attempt.reports.exists(), "kept, not graded"
+    assert road.kept(attempt, "submission/submission.csv")
+    road.nothing_is_left()
+
+
+Cut = Callable[[worker.Supervisor], None]
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing of the supervisor runs after it."""
+
+
+def die_at(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, *, after: bool) -> None:
+    """The next call of `owner.name` dies before or after it has done its work, once."""
+    real = getattr(owner, name)
+
+    def dying(*args: object, **kwargs: object) -> object:
+        monkeypatch.setattr(owner, name, real)
+        if after:
+            real(*args, **kwargs)
+        raise Killed(name)
+
+    monkeypatch.setattr(owner, name, dying)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [
+        ("engine", "create"),
+        ("engine", "start"),
+        ("supervisor", "wait_until_ready"),
+        ("engine", "start_agent"),
+        ("supervisor", "stop_with"),
+        ("engine", "kill"),
+        ("engine", "remove"),
+        ("supervisor", "release"),
+        ("grading", "grade"),
+        ("layout", "publish"),
+    ],
+)
+def test_a_supervisor_killed_at_any_line_is_followed_by_one_that_finishes(
+    road: Road, monkeypatch: pytest.MonkeyPatch, where: str, name: str, after: bool
+) -> None:
+    from runs import grading
+
+    owner = {
+        "engine": type(road.engine),
+        "supervisor": worker.Supervisor,
+        "grading": grading,
+        "layout": layout,
+    }[where]
+    attempt = road.queued(f"echo once; {PERFECT}")
+    die_at(monkeypatch, owner, name, after=after)
+
+    with pytest.raises(Killed):
+        road.supervise()
+    # The process that the row names is gone.
+    Attempt.objects.update(supervisor_pid=2**22 + 1)
+    if lease := queue.take_work(Host.objects.get(pk=road.host.pk)):
+        assert lease.adopted
+        worker.supervise(lease)
+    from runs.host_service import HostService
+
+    HostService().sweep()
+
+    attempt.refresh_from_db()
+    assert (attempt.state, attempt.outcome) == (State.ENDED, Outcome.GRADED)
+    assert attempt.run.attempts.count() == 1
+    assert road.text(attempt) == "once", "no line lost, none doubled, no agent started twice"
+    assert attempt.reports.filter(is_current=True).get().gold_medal
+    road.nothing_is_left()
