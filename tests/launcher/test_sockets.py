@@ -1,0 +1,57 @@
+"""Sockets have short paths, whatever the data folder's."""
+
+import os
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+from mlebench_web import sockets
+
+
+def test_the_usual_place_is_in_the_data_folder() -> None:
+    assert sockets.folder_for(Path("/data")) == Path("/data/s")
+
+
+def test_a_deep_data_folder_gets_a_short_private_one_always_the_same(tmp_path: Path) -> None:
+    deep = tmp_path / ("deep" * 30)
+
+    folder = sockets.folder_for(deep)
+
+    try:
+        assert folder == sockets.folder_for(deep)
+        assert folder != sockets.folder_for(tmp_path / ("deer" * 30))
+        assert folder.stat().st_mode & 0o777 == 0o700
+        longest = folder / "9999999999"
+        longest.mkdir()
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(longest / "v"))
+    finally:
+        shutil.rmtree(folder)
+        shutil.rmtree(sockets.folder_for(tmp_path / ("deer" * 30)))
+
+
+def test_a_short_folder_that_others_can_enter_is_refused(tmp_path: Path) -> None:
+    deep = tmp_path / ("deep" * 30)
+    folder = sockets.folder_for(deep)
+    folder.chmod(0o777)
+
+    try:
+        with pytest.raises(PermissionError, match="SOCKETS_DIR"):
+            sockets.folder_for(deep)
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_a_link_in_its_place_is_refused(tmp_path: Path) -> None:
+    deep = tmp_path / ("deep" * 30)
+    folder = sockets.folder_for(deep)
+    folder.rmdir()
+    os.symlink(tmp_path, folder)
+
+    try:
+        with pytest.raises(PermissionError):
+            sockets.folder_for(deep)
+    finally:
+        folder.unlink()
