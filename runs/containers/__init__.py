@@ -63,6 +63,8 @@ class ContainerSpec:
     start: str = "/home/agent/start.sh"
     # `process` runtime only: the agent's folder on this machine, with start.sh.
     agent_folder: Path | None = None
+    # What the agent may know of its hardware, mounted read-only at /home/hardware.json.
+    hardware_file: Path | None = None
 
 
 class ContainerState(StrEnum):

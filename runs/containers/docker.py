@@ -91,6 +91,8 @@ def mounts(spec: ContainerSpec) -> list[Mount]:
         # The directory, never the socket: a socket that is made again behind a mount is dead.
         ("/private/link", workspace.socket_dir, False),
     ]
+    if spec.hardware_file:
+        bound.append(("/home/hardware.json", spec.hardware_file, True))
     return [
         Mount(target, str(source), type="bind", read_only=read_only)
         for target, source, read_only in bound
@@ -113,9 +115,9 @@ def engine_errors() -> Iterator[None]:
 
 
 @functools.cache
-def _client(pid: int, timeout: int) -> docker.APIClient:
-    """One client a process: connections do not survive a fork."""
-    address = {"base_url": settings.ENGINE_URL} if settings.ENGINE_URL else kwargs_from_env()
+def _client(pid: int, url: str, timeout: int) -> docker.APIClient:
+    """One client a process, made after the fork: connections do not survive one."""
+    address = {"base_url": url} if url else kwargs_from_env()
     return docker.APIClient(**address, version="auto", timeout=timeout)
 
 
@@ -131,11 +133,11 @@ class DockerEngine:
 
     @property
     def _api(self) -> docker.APIClient:
-        return _client(os.getpid(), TIMEOUT)
+        return _client(os.getpid(), settings.ENGINE_URL, TIMEOUT)
 
     @property
     def _slow(self) -> docker.APIClient:
-        return _client(os.getpid(), SLOW_TIMEOUT)
+        return _client(os.getpid(), settings.ENGINE_URL, SLOW_TIMEOUT)
 
     # ------------------------------------------------------------------------ create, start
 

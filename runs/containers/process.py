@@ -58,6 +58,8 @@ def environment(spec: ContainerSpec) -> dict[str, str]:
         "/home/ckpt": workspace.checkpoint,
         "/home/agent": spec.agent_folder,
     }
+    if spec.hardware_file:
+        places["/home/hardware.json"] = spec.hardware_file
 
     def here(value: str) -> str:
         """A path inside the container contract, as it is called on this machine."""

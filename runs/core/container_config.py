@@ -6,7 +6,7 @@ capabilities. Here only keys that say how much a container gets are taken; all e
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 UNITS = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
@@ -112,9 +112,11 @@ def _number(value: object) -> float:
 
 
 def _whole(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
-        raise ValueError(f"{value!r} is no whole number")
-    return int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    raise ValueError(f"{value!r} is no whole number")
 
 
 def _text(value: object) -> str:
@@ -127,51 +129,3 @@ def _network(value: object) -> str:
     if not isinstance(value, str) or value not in NETWORKS:
         raise ValueError(f'{value!r}: write "none", or "bridge" for the internet')
     return NETWORKS[value]
-
-
-# ---------------------------------------------------------------------------- official hardware
-# MLE-bench's own setup: 36 vCPUs, 440 GB of memory, one A10 with 24 GB.
-OFFICIAL_CPUS = 36
-OFFICIAL_MEMORY_BYTES = 440 * 10**9
-OFFICIAL_GPU = "A10"
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """What a run was measured to have."""
-
-    cpus: float | None = None
-    memory_bytes: int | None = None
-    gpu_names: tuple[str, ...] = ()
-
-
-def differences(had: Hardware) -> list[str]:
-    """How this differs from the official hardware, one phrase each; empty when it does not.
-
-    What was not measured is said to be unknown.
-    """
-    found: list[str] = []
-    if had.cpus is None:
-        found.append(f"CPUs unknown (official {OFFICIAL_CPUS})")
-    elif had.cpus != OFFICIAL_CPUS:
-        found.append(f"{had.cpus:g} CPUs (official {OFFICIAL_CPUS})")
-    if had.memory_bytes is None:
-        found.append("memory unknown (official 440 GB)")
-    elif not 0.97 < had.memory_bytes / OFFICIAL_MEMORY_BYTES < 1.1:
-        # 440G in a config is 472 decimal GB: the same machine.
-        found.append(f"{had.memory_bytes / 1e9:.0f} GB of memory (official 440 GB)")
-    if not _is_official_gpu(had.gpu_names):
-        gpus = _counted(had.gpu_names) or "no GPU"
-        found.append(f"{gpus} (official one A10 24 GB)")
-    return found
-
-
-def _is_official_gpu(names: tuple[str, ...]) -> bool:
-    return len(names) == 1 and OFFICIAL_GPU in names[0].split()
-
-
-def _counted(names: Iterable[str]) -> str:
-    counts: dict[str, int] = {}
-    for name in names:
-        counts[name] = counts.get(name, 0) + 1
-    return ", ".join(f"{count} x {name}" for name, count in counts.items())

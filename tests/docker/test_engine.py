@@ -1,0 +1,486 @@
+"""DockerEngine on a real engine."""
+
+import contextlib
+import gc
+import threading
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import ThreadingMixIn, UnixStreamServer
+
+import docker
+import pytest
+from pytest_django import Settings
+
+from runs.containers import ContainerState, EngineFailure, diagnostics
+from runs.containers.docker import CAPABILITIES, DockerEngine
+from runs.core.failures import Cause, cause_of_end
+from tests.docker.conftest import Lab, wait_for
+
+pytestmark = pytest.mark.docker
+
+LOOPS = "echo up; while :; do sleep 0.05; done"
+
+
+# ---------------------------------------------------------------------------- an agent's life
+
+
+def test_an_agent_runs_as_nonroot_with_its_arguments_and_leaves_its_exit_code(lab: Lab) -> None:
+    spec, container = lab.run(
+        'id -un; echo "$@"; echo "$COMPETITION_ID"; touch /home/submission/submission.csv; exit 3',
+        agent_args=("--steps", "two words"),
+    )
+    assert spec.workspace.agent_exit_code() == 3
+    assert lab.output(spec).splitlines() == ["nonroot", "--steps two words", "test-prices"]
+    assert spec.workspace.submission_file() is not None
+    wait_for(lambda: not lab.engine.agent_is_alive(container))
+    assert lab.engine.look(container).state == ContainerState.RUNNING
+    lab.engine.remove(container)
+    assert lab.engine.look(container).state == ContainerState.MISSING
+
+
+def test_everything_may_be_said_twice(lab: Lab) -> None:
+    spec, container = lab.started()
+    assert lab.engine.create(spec) == container
+    lab.engine.start(container)
+    lab.engine.pause(container)
+    lab.engine.pause(container)
+    assert lab.engine.look(container).state == ContainerState.PAUSED
+    lab.engine.unpause(container)
+    lab.engine.unpause(container)
+    lab.engine.kill(container)
+    lab.engine.kill(container)
+    look = lab.engine.look(container)
+    assert (look.state, look.exit_code, look.oom_killed) == (ContainerState.EXITED, 137, False)
+    lab.engine.signal_agent(container, "KILL")
+    assert not lab.engine.agent_is_alive(container)
+    lab.engine.remove(container)
+    lab.engine.remove(container)
+    lab.engine.kill(container)
+    lab.engine.signal_agent(container, "TERM")
+    assert lab.engine.memory_kills(container) is None
+
+
+def test_a_name_that_somebody_else_has_is_refused(lab: Lab) -> None:
+    spec = lab.spec()
+    lab.engine._api.create_container(lab.image, name=spec.name)
+    with pytest.raises(EngineFailure, match="not ours") as caught:
+        lab.engine.create(spec)
+    assert caught.value.cause == Cause.ENGINE_ERROR
+
+
+def test_a_second_start_of_the_agent_does_nothing(lab: Lab) -> None:
+    spec, container = lab.started("echo once >> /home/code/starts; " + LOOPS)
+    lab.engine.start_agent(container, spec)
+    wait_for((spec.workspace.code / "starts").exists)
+    DockerEngine().start_agent(container, spec)
+    lab.engine.signal_agent(container, "KILL")
+    wait_for(lambda: not lab.engine.agent_is_alive(container))
+    assert (spec.workspace.code / "starts").read_text() == "once\n"
+    assert spec.workspace.agent_exit_code() is None
+
+
+def test_term_reaches_an_agent_in_another_process_group_and_its_exit_code_is_kept(lab: Lab) -> None:
+    # As AIDE's start script does; `timeout` makes a process group of its own.
+    saves = "import signal,sys,time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
+    saves += "print('up', flush=True)\ntime.sleep(60)\n"
+    spec, container = lab.started(f'timeout 60 python3 -c "{saves}"\nexit $?')
+    lab.engine.start_agent(container, spec)
+    wait_for(lambda: "up" in lab.output(spec))
+    assert lab.engine.agent_is_alive(container)
+    lab.engine.signal_agent(container, "TERM")
+    # The start script dies of the signal at once; the wrapper stays and says so.
+    wait_for(lambda: spec.workspace.agent_exit_code() is not None)
+    assert spec.workspace.agent_exit_code() == 143
+    wait_for(lambda: not lab.engine.agent_is_alive(container))
+
+
+def test_an_agent_that_ignores_term_ends_by_kill(lab: Lab) -> None:
+    spec, container = lab.started(
+        "trap '' TERM; setsid sh -c 'trap \"\" TERM; sleep 60' & " + LOOPS
+    )
+    lab.engine.start_agent(container, spec)
+    wait_for(lambda: "up" in lab.output(spec))
+    lab.engine.signal_agent(container, "TERM")
+    assert lab.engine.agent_is_alive(container)
+    lab.engine.signal_agent(container, "KILL")
+    wait_for(lambda: not lab.engine.agent_is_alive(container))
+    assert lab.engine.look(container).state == ContainerState.RUNNING
+
+
+def test_an_agent_that_hides_its_exit_code_has_ended_when_nothing_of_it_is_left(lab: Lab) -> None:
+    spec, container = lab.started("mkdir /home/logs/agent.rc.tmp; echo bye")
+    lab.engine.start_agent(container, spec)
+    wait_for(lambda: not lab.engine.agent_is_alive(container))
+    assert spec.workspace.agent_exit_code() is None
+
+
+def test_life_is_seen_in_the_same_way_without_the_hosts_cgroup_files(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runs.containers.cgroups.PLACES", ())
+    spec, container = lab.started(LOOPS)
+    assert not lab.engine.agent_is_alive(container)
+    lab.engine.start_agent(container, spec)
+    assert lab.engine.agent_is_alive(container)
+    assert lab.engine.memory_kills(container) == 0
+    assert (lab.engine.usage(container).cpu_seconds or 0) > 0
+    lab.engine.pause(container)
+    assert lab.engine.agent_is_alive(container)
+    lab.engine.unpause(container)
+    lab.engine.signal_agent(container, "KILL")
+    wait_for(lambda: not lab.engine.agent_is_alive(container))
+
+
+def test_a_full_process_table_does_not_save_an_agent(lab: Lab) -> None:
+    bomb = "echo up; for i in $(seq 300); do sleep 60 & done 2>/dev/null; wait"
+    spec, container = lab.started(bomb, pids_limit=64)
+    lab.engine.start_agent(container, spec)
+    wait_for(lambda: "up" in lab.output(spec))
+    # There may be no room for the process that sends the signal; killing the container needs none.
+    with contextlib.suppress(EngineFailure):
+        lab.engine.signal_agent(container, "KILL")
+    lab.engine.kill(container)
+    assert lab.engine.look(container).state == ContainerState.EXITED
+
+
+# ---------------------------------------------------------------------------- limits
+
+
+def test_a_memory_kill_of_the_agent_is_counted_while_the_container_lives(lab: Lab) -> None:
+    spec, container = lab.run(
+        "python3 -c 'bytearray(2**30)'; echo ended $?", memory_bytes=96 * 2**20
+    )
+    assert "ended 137" in lab.output(spec)
+    assert lab.engine.memory_kills(container) == 1
+    assert lab.engine.look(container).state == ContainerState.RUNNING
+    assert not lab.engine.look(container).oom_killed
+    usage = lab.engine.usage(container)
+    assert usage.memory_peak_bytes is not None
+    assert 64 * 2**20 < usage.memory_peak_bytes <= 96 * 2**20
+    seen = diagnostics.evidence(lab.engine, container, spec.workspace)
+    assert cause_of_end(seen, agent_started=True)[0] == Cause.OUT_OF_MEMORY
+
+
+def test_a_memory_kill_of_the_relay_is_told_from_one_of_the_agent(lab: Lab) -> None:
+    spec, container = lab.started(memory_bytes=32 * 2**20)
+    # Memory that no process holds, until the kernel takes the largest one: the relay.
+    fill = ["dd", "if=/dev/zero", "of=/dev/shm/x", "bs=64k"]
+    with contextlib.suppress(docker.errors.APIError):
+        lab.engine._exec(container, fill, user="root")
+    wait_for(lambda: lab.engine.look(container).state == ContainerState.EXITED)
+    seen = diagnostics.evidence(lab.engine, container, spec.workspace)
+    assert (seen.exit_code, seen.oom_killed) == (137, True)
+    assert cause_of_end(seen, agent_started=False)[0] == Cause.RELAY_FAILED
+    assert cause_of_end(seen, agent_started=True)[0] == Cause.OUT_OF_MEMORY
+
+
+def test_a_container_gets_its_limits_and_nothing_else(lab: Lab) -> None:
+    spec = lab.spec(runtime="runc", env={"NVIDIA_VISIBLE_DEVICES": "all", "A": "b"})
+    container = lab.engine.create(spec)
+    seen = lab.engine._api.inspect_container(container)
+    host = seen["HostConfig"]
+    assert host["NanoCpus"] == 1e9
+    assert host["Memory"] == host["MemorySwap"] == 256 * 2**20
+    assert host["PidsLimit"] == 200
+    assert host["ShmSize"] == 64 * 2**20
+    assert host["NetworkMode"] == "none"
+    assert host["Runtime"] == "runc"
+    assert host["CapDrop"] == ["ALL"]
+    assert sorted(host["CapAdd"]) == sorted(f"CAP_{name}" for name in CAPABILITIES) or sorted(
+        host["CapAdd"]
+    ) == sorted(CAPABILITIES)
+    assert host["SecurityOpt"] == ["no-new-privileges"]
+    assert host["Privileged"] is False
+    assert host["RestartPolicy"]["Name"] in ("", "no")
+    assert host["LogConfig"] == {
+        "Type": "json-file",
+        "Config": {"max-size": "10m", "max-file": "1"},
+    }
+    assert seen["Config"]["Entrypoint"] == ["/entrypoint.sh"]
+    assert seen["Config"]["Labels"] == dict(spec.labels)
+    env = seen["Config"]["Env"]
+    assert "NVIDIA_VISIBLE_DEVICES=void" in env
+    assert "NVIDIA_VISIBLE_DEVICES=all" not in env
+    assert "A=b" in env
+    writable = {mount["Destination"] for mount in seen["Mounts"] if mount["RW"]}
+    assert writable == {
+        "/home/submission", "/home/logs", "/home/code", "/home/ckpt", "/private/link"
+    }  # fmt: skip
+
+
+def test_root_in_the_container_has_no_raw_sockets_and_no_mounts(lab: Lab) -> None:
+    _, container = lab.started()
+    attack = "import socket; socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)"
+    code, said = lab.engine._exec(container, ["python3", "-c", attack], user="root")
+    assert code, said
+    assert "Operation not permitted" in said
+    code, said = lab.engine._exec(container, ["mount", "-t", "tmpfs", "x", "/mnt"], user="root")
+    assert code, said
+    code, said = lab.engine._exec(container, ["cat", "/proc/1/status"], user="root")
+    assert "CapEff:\t00000000000000eb" in said, said
+
+
+def test_the_agent_does_not_reach_private(lab: Lab) -> None:
+    spec, _ = lab.run("ls /private; cat /private/link/v; touch /home/data/x")
+    assert lab.output(spec).count("Permission denied") == 2
+    assert "Read-only file system" in lab.output(spec)
+
+
+# ---------------------------------------------------------------------------- GPUs
+
+
+def test_gpus_are_one_request_by_uuid(lab: Lab) -> None:
+    spec = lab.spec(gpu_uuids=("GPU-a", "MIG-b"))
+    container = lab.engine.create(spec)
+    seen = lab.engine._api.inspect_container(container)
+    assert seen["HostConfig"]["DeviceRequests"] == [
+        {
+            "Driver": "",
+            "Count": 0,
+            "DeviceIDs": ["GPU-a", "MIG-b"],
+            "Capabilities": [["gpu", "compute", "utility"]],
+            "Options": {},
+        }
+    ]
+    assert "NVIDIA_VISIBLE_DEVICES=void" not in seen["Config"]["Env"]
+
+
+def test_gpus_of_an_engine_that_takes_cdi_names(lab: Lab, settings: Settings) -> None:
+    settings.GPU_REQUEST_MODE = "cdi"
+    container = lab.engine.create(lab.spec(gpu_uuids=("GPU-a",)))
+    (request,) = lab.engine._api.inspect_container(container)["HostConfig"]["DeviceRequests"]
+    assert (request["Driver"], request["DeviceIDs"]) == ("cdi", ["nvidia.com/gpu=GPU-a"])
+
+
+@pytest.mark.parametrize("uuids", [("",), ("GPU-a", " ")])
+def test_a_gpu_without_uuid_is_refused_before_the_engine_is_asked(
+    lab: Lab, uuids: tuple[str, ...]
+) -> None:
+    with pytest.raises(EngineFailure) as caught:
+        lab.engine.create(lab.spec(gpu_uuids=uuids))
+    assert caught.value.cause == Cause.GPU_UNKNOWN
+
+
+def test_an_engine_without_the_toolkit_says_so_and_leaves_the_container(lab: Lab) -> None:
+    if "nvidia" in lab.engine.info().runtimes:
+        return  # this engine has the toolkit: nothing to see here
+    container = lab.engine.create(lab.spec(gpu_uuids=("GPU-a",)))
+    with pytest.raises(EngineFailure) as caught:
+        lab.engine.start(container)
+    assert caught.value.cause == Cause.GPU_TOOLKIT_MISSING
+    look = lab.engine.look(container)
+    assert look.state == ContainerState.CREATED
+    assert "could not select device driver" in look.error
+
+
+# ---------------------------------------------------------------------------- what goes wrong
+
+
+def test_an_image_that_is_not_there(lab: Lab) -> None:
+    with pytest.raises(EngineFailure) as caught:
+        lab.engine.create(lab.spec(image_id="sha256:" + "ab" * 32))
+    assert caught.value.cause == Cause.IMAGE_MISSING
+    assert not lab.engine.has_image("sha256:" + "ab" * 32)
+    assert lab.engine.has_image(lab.image)
+    assert lab.image in lab.engine.info().image_ids
+
+
+def test_a_runtime_that_is_not_there(lab: Lab) -> None:
+    with pytest.raises(EngineFailure) as caught:
+        lab.engine.create(lab.spec(runtime="sysbox-nowhere"))
+    assert caught.value.cause == Cause.RUNTIME_MISSING
+
+
+def test_an_image_that_does_not_keep_the_contract(
+    lab: Lab, engine: docker.DockerClient, base_image: str
+) -> None:
+    with pytest.raises(EngineFailure) as caught:
+        # No entrypoint, no command.
+        lab.engine.create(lab.spec(image_id=base_image))
+    assert caught.value.cause == Cause.IMAGE_UNFIT
+    made = engine.api.create_container(base_image, ["sleep", "60"], name=lab.spec().name)
+    engine.api.start(made["Id"])
+    with pytest.raises(EngineFailure) as caught:
+        # No user nonroot.
+        lab.engine.start_agent(made["Id"], lab.specs[-1])
+    assert caught.value.cause == Cause.IMAGE_UNFIT
+
+
+def test_data_that_is_not_there(lab: Lab, tmp_path: Path) -> None:
+    with pytest.raises(EngineFailure) as caught:
+        lab.engine.create(lab.spec(data_dir=tmp_path / "nowhere"))
+    assert caught.value.cause == Cause.DATA_MISSING
+
+
+def test_a_container_removed_from_outside_is_missing_and_told_as_that(
+    lab: Lab, engine: docker.DockerClient
+) -> None:
+    spec, container = lab.started(LOOPS)
+    lab.engine.start_agent(container, spec)
+    engine.api.remove_container(container, force=True)
+    assert lab.engine.look(container).state == ContainerState.MISSING
+    assert not lab.engine.agent_is_alive(container)
+    seen = diagnostics.evidence(lab.engine, container, spec.workspace)
+    assert cause_of_end(seen, agent_started=True)[0] == Cause.CONTAINER_REMOVED
+    with pytest.raises(EngineFailure) as caught:
+        lab.engine.start(container)
+    assert caught.value.cause == Cause.CONTAINER_REMOVED
+
+
+def test_a_container_killed_from_outside_is_told_from_one_that_ended(
+    lab: Lab, engine: docker.DockerClient
+) -> None:
+    spec, container = lab.started(LOOPS)
+    engine.api.kill(container)
+    wait_for(lambda: lab.engine.look(container).state == ContainerState.EXITED)
+    seen = diagnostics.evidence(lab.engine, container, spec.workspace)
+    assert cause_of_end(seen, agent_started=True)[0] == Cause.CONTAINER_KILLED
+    with pytest.raises(EngineFailure) as caught:
+        lab.engine.start_agent(container, spec)
+    assert caught.value.cause == Cause.CONTAINER_EXITED
+
+
+def test_a_container_that_ends_by_itself_shows_its_last_lines(lab: Lab) -> None:
+    spec, container = lab.started()
+    relay = lab.engine._exec(container, ["pkill", "-f", "grading_server"], user="root")
+    assert relay[0] == 0
+    wait_for(lambda: lab.engine.look(container).state == ContainerState.EXITED)
+    with (spec.workspace.logs / "entrypoint.log").open("a") as log:
+        log.write("\ncould not go on\n")
+    seen = diagnostics.evidence(lab.engine, container, spec.workspace)
+    assert "could not go on" in seen.last_lines
+    assert seen.exit_code == 143
+    assert cause_of_end(seen, agent_started=False)[0] == Cause.CONTAINER_KILLED
+
+
+# The SDK leaves the socket of a failed connection to the garbage collector.
+@pytest.mark.filterwarnings("ignore:unclosed <socket")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_engine_that_does_not_answer(settings: Settings, tmp_path: Path) -> None:
+    settings.ENGINE_URL = f"unix://{tmp_path}/nobody.sock"
+    with pytest.raises(EngineFailure) as caught:
+        DockerEngine().look("x")
+    assert caught.value.cause == Cause.ENGINE_UNREACHABLE
+    del caught
+    gc.collect()
+
+
+def test_only_containers_of_this_installation_and_host_are_its_own(lab: Lab) -> None:
+    ours, container = lab.started()
+    other_host = lab.spec()
+    lab.engine.create(
+        type(other_host)(
+            **{**vars(other_host), "labels": {**other_host.labels, "mlebench-web.host": "else"}}
+        )
+    )
+    (found,) = lab.engine.own_containers(lab.install, lab.host)
+    assert (found.id, found.name) == (container, ours.name)
+    assert (found.attempt_id, found.state) == (
+        ours.workspace.attempt_id,
+        ContainerState.RUNNING,
+    )
+    assert lab.engine.own_containers("another", lab.host) == []
+
+
+# ---------------------------------------------------------------------------- validation
+
+
+class Validation(ThreadingMixIn, UnixStreamServer):
+    """A stand-in for the validation service at the other end of the socket."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+
+class Answer(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        said = b'{"result": "%d bytes to %s"}\n' % (len(body), self.path.encode())
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
+
+    def log_message(self, *_: object) -> None: ...
+
+    def address_string(self) -> str:
+        return "unix"
+
+
+ASK = """\
+import json, sys, urllib.request, urllib.error
+def ask(path, data=None):
+    try:
+        answer = urllib.request.urlopen("http://localhost:5000" + path, data, timeout=20)
+    except urllib.error.HTTPError as error:
+        answer = error
+    print(answer.status, answer.headers.get("Retry-After"), answer.read().decode().strip())
+"""
+
+
+def test_health_and_validation_work_on_localhost_without_a_network(lab: Lab) -> None:
+    ask = ASK + (
+        "ask('/health')\nask('/validate', b'x' * 3000000)\nask('/validate')\nask('/other')\n"
+    )
+    script = f"python3 - <<'E'\n{ask}E\n"
+    spec, _ = lab.started(script)
+    server = Validation(str(spec.workspace.socket_dir / "v"), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        lab.engine.start_agent(spec.name, spec)
+        wait_for(lambda: spec.workspace.agent_exit_code() is not None)
+    finally:
+        server.shutdown()
+        server.server_close()
+    health, validated, wrong_method, unknown = lab.output(spec).splitlines()
+    assert health == '200 None {"status": "running"}'
+    assert validated == '200 None {"result": "3000000 bytes to /validate"}'
+    assert wrong_method.startswith("405")
+    assert unknown.startswith("404")
+
+
+def test_validation_that_is_away_says_when_to_come_back(lab: Lab) -> None:
+    spec, _ = lab.run(
+        f"python3 - <<'E'\n{ASK}ask('/validate', b'x' * 3000000)\nask('/health')\nE\n"
+    )
+    away, health = lab.output(spec).splitlines()
+    assert away.startswith("503 5 "), away
+    assert health.startswith("200")
+
+
+# ---------------------------------------------------------------------------- network, folders
+
+
+def test_the_internet_is_a_network_of_this_installations_own(
+    lab: Lab, engine: docker.DockerClient
+) -> None:
+    name = f"mlebench-{lab.install}"
+    try:
+        _, first = lab.started(network="internet")
+        _, second = lab.started(network="internet")
+        (network,) = engine.networks.list(names=[name])
+        network.reload()
+        assert {container.id for container in network.containers} == {first, second}
+        assert network.attrs["Labels"] == {"mlebench-web.install": lab.install}
+        address = lab.engine._api.inspect_container(second)["NetworkSettings"]["Networks"][name]
+        knock = f"import socket; socket.create_connection(({address['IPAddress']!r}, 5000), 2)"
+        code, said = lab.engine._exec(first, ["python3", "-c", knock], user="nonroot")
+        assert code, f"one agent reaches the other's relay: {said}"
+    finally:
+        lab.clear()
+        for network in engine.networks.list(names=[name]):
+            network.remove()
+
+
+def test_files_of_others_are_removed_through_a_container(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, container = lab.run("umask 077; mkdir -p /home/code/a/b; echo x > /home/code/a/b/c")
+    lab.engine.remove(container)
+    # What `rm` of a worker does that is not root: nothing.
+    monkeypatch.setattr("runs.containers.docker._rm", lambda path: None)
+    spec.workspace.remove(lab.engine, lab.image)
+    assert not spec.workspace.root.exists()
+    assert not spec.workspace.socket_dir.exists()
+    # And again: gone already is no error.
+    spec.workspace.remove(lab.engine, lab.image)
