@@ -56,6 +56,10 @@ class LogStorageError(OSError):
     """The log's storage did not take or give an object."""
 
 
+def _too_many(attempt_id: int, source: str) -> LogStorageError:
+    return LogStorageError(f"The {source} log of attempt {attempt_id} is written by too many.")
+
+
 class _Moved(Exception):
     """The stream no longer ends where we believed: another shipper was first."""
 
@@ -89,7 +93,7 @@ def append(attempt_id: int, source: str, text: str) -> None:
             continue
         _merge(attempt_id, source)
         return
-    raise LogStorageError(f"The {source} log of attempt {attempt_id} is written by too many.")
+    raise _too_many(attempt_id, source)
 
 
 class Shipper:
@@ -143,7 +147,7 @@ class Shipper:
             return 0
 
     def _ship(self, file: BinaryIO, *, final: bool) -> int:
-        taken = 0
+        taken = moved = 0
         while final or taken < CALL_BYTES:
             end = self._end = self._end or _end_of(self.attempt_id, self.source)
             if end.offset > settings.LOG_MAX_BYTES:
@@ -163,6 +167,9 @@ class Shipper:
                 self._add(note + _redact(data[:cut], self.secrets), end, at + cut, file)
             except _Moved:
                 self._end = None
+                moved += 1
+                if moved == TRIES:
+                    raise _too_many(self.attempt_id, self.source) from None
                 continue
             self._waiting_since = None if cut == len(data) and whole else time.monotonic()
             taken += cut
@@ -252,6 +259,7 @@ def _cut(data: bytes, secrets: list[bytes], *, is_end: bool, waited: bool) -> in
     if not cut and (waited or len(data) >= SHIP_BYTES):
         cut = len(data)
     spans = _spans(data, secrets)
+    # A line end inside a secret: on to the secret's end, or its line would wait for ever.
     cut = next((stop for start, stop in spans if start < cut < stop), cut)
     # What may be the first part of a secret waits for the rest, and so does a secret that a
     # second one may overlap.
@@ -364,7 +372,7 @@ def _merge(attempt_id: int, source: str) -> None:
     rows = LogSegment.objects.filter(attempt_id=attempt_id, source=source)
     # More than the sizes leave standing: sixteen of each.
     newest_first = rows.order_by("-first_byte")[: (len(MERGE_BYTES) + 1) * MERGE_ROWS]
-    while (short := _short_ones(list(newest_first)[::-1])) and _join(short):
+    while (short := _short_ones(list(newest_first.all())[::-1])) and _join(short):
         pass
 
 

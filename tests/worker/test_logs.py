@@ -392,6 +392,7 @@ def test_rows_stay_few_and_objects_of_merged_rows_go(
     rows = LogSegment.objects.filter(attempt=attempt)
     assert stream(attempt) == expected
     assert rows.count() < 70
+    assert not logs._short_ones(list(rows.order_by("first_byte")))
     names = default_storage.listdir(f"logs/{attempt.pk}/agent")[1]
     assert len(names) == rows.count()
 
@@ -464,6 +465,16 @@ def test_a_secret_on_the_border_of_two_reads_is_replaced(
         assert secret.encode() not in stream(attempt)
         file.unlink()
         LogSegment.objects.all().delete()
+
+
+def test_a_secret_of_two_lines_at_the_start_holds_nothing_back(
+    attempt: Attempt, file: Path, shipper: MakeShipper
+) -> None:
+    write(file, b"two\nlines-of-it" + b"x" * (3 * logs.READ_BYTES))
+
+    shipper("two\nlines-of-it").ship(final=True)
+
+    assert stream(attempt) == "•••".encode() + b"x" * (3 * logs.READ_BYTES)
 
 
 # ---------------------------------------------------------------------------- reading
@@ -575,6 +586,25 @@ def test_a_very_long_line_is_cut_for_display_only(
     assert (long.number, long.start, long.bytes) == (2, 6, 20_000)
     assert long.text == "é" * 2048
     assert len(window.text) == 10_007
+
+
+def test_one_merge_may_lead_to_the_next(attempt: Attempt, log: Callable[..., None]) -> None:
+    log(b"x" * 1_000_000, b"y" * 62_000, b"z" * 4_000)
+
+    logs.append(attempt.pk, AGENT, "w" * 200)
+
+    assert LogSegment.objects.filter(attempt=attempt).count() == 1
+    assert len(stream(attempt)) == 1_066_000 + len("[2026-01-02 03:04:05] ") + 201
+
+
+def test_who_merges_second_changes_nothing(attempt: Attempt, log: Callable[..., None]) -> None:
+    log(b"a\n", b"b\n", b"c\n")
+    rows = list(LogSegment.objects.order_by("first_byte"))
+    assert logs._join(rows[:2])
+
+    assert not logs._join(rows)
+
+    assert stream(attempt) == b"a\nb\nc\n"
 
 
 def test_a_window_costs_one_query_and_reads_only_what_it_shows(
