@@ -2,8 +2,11 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from mlebench_web.fleet.inventory import hardware_env
+from django.conf import settings
+
+from mlebench_web.fleet.inventory import hardware_env, hardware_json
 from mlebench_web.fleet.models import Gpu
 from runs.models import Attempt
 
@@ -11,13 +14,25 @@ from runs.models import Attempt
 OURS = ("COMPETITION_ID", "MLE_", "TIME_LIMIT_SECS", "NVIDIA_VISIBLE_DEVICES")
 
 
+@dataclass(frozen=True)
+class AgentHardware:
+    """What the agent is told that it has: its limits, not the host's machine."""
+
+    cpus: float
+    memory_bytes: int
+    gpus: list[Gpu]
+    shm_bytes: int | None
+    disk_free_bytes: int | None
+
+    def as_env(self) -> dict[str, str]:
+        return hardware_env(**self.__dict__)
+
+    def as_json(self) -> str:
+        return hardware_json(**self.__dict__)
+
+
 def environment(
-    attempt: Attempt,
-    *,
-    remaining_seconds: float,
-    gpus: list[Gpu],
-    shm_bytes: int | None,
-    disk_free: int | None,
+    attempt: Attempt, hardware: AgentHardware, *, remaining_seconds: float
 ) -> dict[str, str]:
     """Environment variables of the agent's container, all as text."""
     group = attempt.run.group
@@ -32,20 +47,16 @@ def environment(
         "MLE_SEED": str(attempt.run.seed),
         "MLE_CHECKPOINT_DIR": "/home/ckpt",
         "MLE_EVENTS_FILE": "/home/logs/events.jsonl",
-        "MLE_STEP_TIMEOUT_SECS": str(int(group.step_timeout.total_seconds())),
+        "MLE_STEP_TIMEOUT_SECS": str(
+            int((group.step_timeout or settings.DEFAULT_STEP_TIMEOUT).total_seconds())
+        ),
         "MLE_DEADLINE_EPOCH": str(int(time.time()) + remaining),
         "MLE_VALIDATION_URL": "http://localhost:5000",
-        **hardware_env(
-            cpus=attempt.cpus or 1,
-            memory_bytes=attempt.memory_bytes or 0,
-            gpus=gpus,
-            shm_bytes=shm_bytes,
-            disk_free_bytes=disk_free,
-        ),
+        **hardware.as_env(),
     }
     kept = {name: str(value) for name, value in theirs.items() if not name.startswith(OURS)}
     # nproc lies under a CPU quota, so thread pools are told; an agent may know better.
-    kept.setdefault("OMP_NUM_THREADS", str(max(1, round(attempt.cpus or 1))))
+    kept.setdefault("OMP_NUM_THREADS", str(max(1, round(hardware.cpus))))
     return {**kept, **ours}
 
 

@@ -303,7 +303,8 @@ def online_offers() -> list[Offer]:
 
 def why_waiting(attempt: Attempt) -> str:
     """One sentence: why this queued attempt has not started."""
-    return placement.why_waiting(*needs_of([attempt]), online_offers())
+    [need] = needs_of([attempt])
+    return placement.why_waiting(need, online_offers())
 
 
 # -------------------------------------------------------------------------------- the reaper

@@ -131,7 +131,7 @@ class Watch:
         return self.over_a_limit()
 
     def over_a_limit(self) -> Ending | None:
-        limit = self.supervisor.group.time_limit.total_seconds()
+        limit = self.supervisor.time_limit.total_seconds()
         silent = time.monotonic() - self.last_sign
         cause = limit_reached(
             active=self.active(),

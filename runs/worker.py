@@ -8,6 +8,8 @@ points). Every write is conditional on the lease token.
 import shutil
 import time
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import structlog
 from django.conf import settings
@@ -18,6 +20,7 @@ from mlebench_web.catalog.models import ContainerConfig
 from mlebench_web.fleet import hosts
 from mlebench_web.fleet.models import Gpu, Host
 from runs import agent_env, grading, layout, logs, queue
+from runs.agent_env import AgentHardware
 from runs.containers import ContainerSpec, ContainerState, Engine, EngineFailure, engine_of
 from runs.containers.diagnostics import evidence
 from runs.core.container_config import limits_of
@@ -291,7 +294,7 @@ class Supervisor:
         self.seal(sealed)
 
     def keep_outputs(self) -> dict[str, object]:
-        """What was kept and what was left out, for the row. Raises OSError when the disk is full."""
+        """What was kept and what was left out. Raises OSError when the disk is full."""
         collected = self.workspace.collect(layout.attempt_folder(self.attempt), tick=self.tick)
         left_out = [item for item in collected.left_out if item["path"] != SUBMISSION]
         if refused := self.workspace.refused_submission():
@@ -337,8 +340,9 @@ class Supervisor:
         self.say(f"Graded: score {report.score}, {report.result.replace('_', ' ')}.")
         self.seal(sealed)
 
-    def seal(self, sealed: Verdict, **fields: object) -> None:
+    def seal(self, sealed: Verdict, *, try_again: bool = True, cause_detail: str = "") -> None:
         """The one end of an attempt, then what only follows from it."""
+        detail: dict[str, Any] = {"cause_detail": cause_detail} if cause_detail else {}
         self.ship(final=True)
 
         def act() -> None:
@@ -346,7 +350,12 @@ class Supervisor:
             if self.attempt.state == State.ENDED and self.attempt.lease_token == self.token:
                 return
             self.attempt.seal(
-                sealed, token=self.token, by=self.host.name, timings=self.timings, **fields
+                sealed,
+                token=self.token,
+                by=self.host.name,
+                try_again=try_again,
+                timings=self.timings,
+                **detail,
             )
 
         patiently(act, tick=self.tick, what="seal")
@@ -395,7 +404,14 @@ class Supervisor:
         competition = self.run.competition
         if not data.is_prepared(competition):
             raise data.DataError(f"{competition.name} is not prepared on {self.host.name}.")
-        agent = group.agent
+        agent = queue.agent_of(group)
+        hardware = AgentHardware(
+            cpus=attempt.cpus or 1,
+            memory_bytes=attempt.memory_bytes or 0,
+            gpus=gpus,
+            shm_bytes=self.limits.shm_bytes,
+            disk_free_bytes=shutil.disk_usage(settings.ATTEMPTS_DIR).free,
+        )
         return ContainerSpec(
             name=f"mlebench-{install}-{attempt.pk}",
             labels={
@@ -409,12 +425,9 @@ class Supervisor:
             workspace=self.workspace,
             data_dir=data.public_dir(competition),
             env=agent_env.environment(
-                attempt,
-                remaining_seconds=self.remaining().total_seconds(),
-                gpus=gpus,
-                shm_bytes=self.limits.shm_bytes,
-                disk_free=shutil.disk_usage(settings.ATTEMPTS_DIR).free,
+                attempt, hardware, remaining_seconds=self.remaining().total_seconds()
             ),
+            hardware_file=self.hardware_file(hardware),
             cpus=attempt.cpus or 1,
             memory_bytes=attempt.memory_bytes or 0,
             shm_bytes=self.limits.shm_bytes,
@@ -428,9 +441,20 @@ class Supervisor:
             agent_folder=None if group.image_id else images.folder_of(agent),
         )
 
+    def hardware_file(self, hardware: AgentHardware) -> Path:
+        path = self.workspace.root / "hardware.json"
+        path.write_text(hardware.as_json())
+        path.chmod(0o644)
+        return path
+
     def remaining(self) -> timedelta:
         """Active time that is left. A restart from zero gets the full limit."""
-        return self.group.time_limit - timedelta(seconds=self.attempt.active_seconds)
+        return self.time_limit - timedelta(seconds=self.attempt.active_seconds)
+
+    @property
+    def time_limit(self) -> timedelta:
+        # Null only in imported groups, which have nothing to run.
+        return self.group.time_limit or settings.DEFAULT_TIME_LIMIT
 
     def hardware(self) -> dict[str, object]:
         """What this attempt really has: measured by the host, reserved by the claim."""
