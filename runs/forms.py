@@ -1,13 +1,22 @@
 """The form of the new-run-group page. Its rules are those of the API: runs/request.py."""
 
+from collections.abc import Iterable
+
 from django import forms
 from django.conf import settings
 
 from mlebench_web.accounts.models import User
 from mlebench_web.catalog.models import Agent, Competition, ContainerConfig, Split
-from runs import preflight
+from runs import submit
 from runs.preflight import Check
-from runs.request import LONGEST_S, PRIORITIES, SEEDS_AT_MOST, RequestInvalid, RunGroupRequest
+from runs.request import (
+    LONGEST_S,
+    PRIORITIES,
+    SEEDS_AT_MOST,
+    FieldError,
+    RequestInvalid,
+    RunGroupRequest,
+)
 
 # Fields of a request that have another name or unit on the page.
 ON_THE_PAGE = {"time_limit_s": "time_limit_hours", "step_timeout_s": "step_timeout_hours"}
@@ -18,7 +27,11 @@ def _hours(seconds: float) -> float:
 
 
 class NewRunGroupForm(forms.Form):
-    """After `is_valid()`: `asked()` is the request, `checks` the pre-flight, valid or not."""
+    """After `is_valid()`: `asked()` is the request, `checks` the pre-flight, valid or not.
+
+    `plan` is what the request would make, also where something still stands against it; None
+    where the request itself is wrong.
+    """
 
     agent = forms.ChoiceField()
     split = forms.ChoiceField(required=False)
@@ -53,6 +66,7 @@ class NewRunGroupForm(forms.Form):
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
         self.by = by
         self.checks: list[Check] = []
+        self.plan: submit.Plan | None = None
         self.fields["time_limit_hours"].initial = _hours(
             settings.DEFAULT_TIME_LIMIT.total_seconds()
         )
@@ -78,16 +92,20 @@ class NewRunGroupForm(forms.Form):
         super().clean()
         if self.errors:
             return self.cleaned_data
-        asked = self.asked()
         try:
-            self.checks = preflight.check(asked, by=self.by)
-            errors = preflight.refusals(asked, self.checks)
+            self.plan = submit.plan(self.asked(), by=self.by)
         except RequestInvalid as invalid:
-            errors = invalid.errors
+            self.add_refusals(invalid.errors)
+        else:
+            self.checks = self.plan.checks
+            self.add_refusals(self.plan.refusals)
+        return self.cleaned_data
+
+    def add_refusals(self, errors: Iterable[FieldError]) -> None:
+        """Each error at its field, or above the form where the page has no such field."""
         for error in errors:
             name = ON_THE_PAGE.get(error.field, error.field)
             self.add_error(name if name in self.fields else None, error.message)
-        return self.cleaned_data
 
     def asked(self) -> RunGroupRequest:
         data = self.cleaned_data

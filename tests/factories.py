@@ -185,12 +185,11 @@ def make_group(
         container_config=config,
         seeds=seeds,
         created_by=owner,
-        team=owner.team,
-        **{**defaults, **fields},
+        **{"team": owner.team, **defaults, **fields},
     )
     if runs:
         for competition in competitions or [make_competition()]:
-            for seed in range(1, seeds + 1):
+            for seed in range(seeds):
                 make_run(group, competition=competition, seed=seed)
     return group
 
@@ -210,7 +209,7 @@ def make_run(
     group = group or make_group()
     competition = competition or make_competition()
     if seed is None:
-        seed = group.runs.filter(competition=competition).count() + 1
+        seed = group.runs.filter(competition=competition).count()
     run = Run.objects.create(group=group, competition=competition, seed=seed)
     make_attempt(run, state=state, outcome=outcome, result=result, cause=cause, **attempt_fields)
     run.refresh_from_db()

@@ -1,0 +1,44 @@
+"""How a host is: a shape, a colour and a word."""
+
+from dataclasses import dataclass
+
+from django import template
+from django.utils import timezone
+
+from mlebench_web.fleet.models import Host
+from runs.templatetags.show import ago
+
+register = template.Library()
+DISK_IS_NEARLY_FULL = 0.95
+
+
+@dataclass(frozen=True)
+class Health:
+    css: str
+    word: str
+
+
+@register.simple_tag
+def health(host: Host) -> Health:
+    """The worst first: silence, then what a host says of itself, then what people decided."""
+    at = timezone.now()
+    if not host.is_online(at):
+        seen = host.last_seen()
+        return Health("bad", f"Silent, last seen {ago(seen, at)}" if seen else "Never seen")
+    if host.put_aside:
+        return Health("warn", "Put aside")
+    if host.is_draining:
+        return Health("warn", "Draining")
+    if host.gpu_error:
+        return Health("warn", "GPU fault")
+    if disk_share(host) > DISK_IS_NEARLY_FULL:
+        return Health("warn", "Disk nearly full")
+    if host.engine_error:
+        return Health("warn", "No engine")
+    return Health("ok", "Online")
+
+
+def disk_share(host: Host) -> float:
+    if not host.disk_total_bytes or host.disk_free_bytes is None:
+        return 0
+    return 1 - host.disk_free_bytes / host.disk_total_bytes

@@ -1,0 +1,136 @@
+"""Worker hosts and their GPUs; drain and undrain."""
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.core.exceptions import PermissionDenied
+from django.db.models import Count, Prefetch, Q
+from django.http import HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_GET, require_POST
+
+from mlebench_web.accounts.rules import reason_against
+from mlebench_web.fleet import hosts
+from mlebench_web.fleet.models import Gpu, Host
+from mlebench_web.http import SignedInRequest
+from runs import draining
+from runs.charts import bar
+from runs.core.states import SUPERVISED
+from runs.models import Attempt, GpuLease
+from runs.templatetags.fleet import disk_share
+from runs.templatetags.show import gib
+from runs.templatetags.show import size as in_bytes
+
+RECENT = 25
+
+
+def _live_leases() -> "Prefetch[GpuLease]":
+    leases = GpuLease.objects.filter(released_at__isnull=True).select_related(
+        "attempt__run__competition"
+    )
+    return Prefetch("leases", leases, to_attr="live")
+
+
+def _gpu_row(gpu: Gpu) -> dict[str, object]:
+    lease = gpu.live[0] if gpu.live else None  # type: ignore[attr-defined]
+    memory = ""
+    if gpu.memory_bytes:
+        used = gib(gpu.memory_used_bytes) if gpu.memory_used_bytes is not None else "n/a"
+        memory = f"{used} of {gib(gpu.memory_bytes)}"
+    return {
+        "gpu": gpu,
+        "run": lease.attempt.run if lease else None,
+        "memory": memory,
+        "bar": bar(gpu.utilisation, 100, label=f"{gpu.utilisation} percent busy", width=90)
+        if gpu.utilisation is not None
+        else "",
+    }
+
+
+def _disk(host: Host) -> dict[str, object]:
+    share = disk_share(host)
+    words = f"{in_bytes(host.disk_free_bytes)} free of {in_bytes(host.disk_total_bytes)}"
+    css = "f-warn" if share > 0.9 else "f-run"
+    return {"bar": bar(100 * share, 100, label=words, css=css, width=90), "words": words}
+
+
+@login_required
+@require_GET
+def fleet(request: SignedInRequest) -> HttpResponse:
+    gpus = Gpu.objects.filter(is_present=True).order_by("index").prefetch_related(_live_leases())
+    held = Q(attempts__released_at__isnull=True, attempts__state__in=SUPERVISED)
+    rows = []
+    for host in Host.objects.annotate(at_work=Count("attempts", filter=held)).prefetch_related(
+        Prefetch("gpus", gpus)
+    ):
+        rows.append(
+            {
+                "host": host,
+                "gpus": [_gpu_row(gpu) for gpu in host.gpus.all()],
+                "slots": bar(
+                    host.at_work,
+                    host.slots,
+                    label=f"{host.at_work} of {host.slots} slots",
+                    width=90,
+                ),
+                "disk": _disk(host),
+            }
+        )
+    context = {
+        "section": "fleet",
+        "rows": rows,
+        "now": hosts.now(),
+        "no_drain": reason_against(request.user, "fleet.drain"),
+    }
+    template = "fleet/fleet.html#live" if request.htmx else "fleet/fleet.html"
+    return render(request, template, context)
+
+
+@login_required
+@require_GET
+def host_page(request: SignedInRequest, name: str) -> HttpResponse:
+    host = get_object_or_404(Host, name=name)
+    attempts = Attempt.objects.filter(host=host).select_related(
+        "run__competition", "run__group__experiment"
+    )
+    gpus = host.gpus.order_by("-is_present", "index").prefetch_related(_live_leases())
+    context = {
+        "section": "fleet",
+        "host": host,
+        "now": hosts.now(),
+        "disk": _disk(host),
+        "gpus": [_gpu_row(gpu) for gpu in gpus],
+        "at_work": attempts.filter(state__in=SUPERVISED).order_by("claimed_at"),
+        "recent": attempts.exclude(state__in=SUPERVISED).order_by("-ended_at")[:RECENT],
+        "prepared": host.prepared.select_related("competition").order_by("competition__name"),
+        "no_drain": reason_against(request.user, "fleet.drain"),
+    }
+    template = "fleet/host.html#live" if request.htmx else "fleet/host.html"
+    return render(request, template, context)
+
+
+@require_POST
+@login_required
+def drain(request: SignedInRequest, name: str) -> HttpResponse:
+    host = _host_to_change(request, name)
+    if draining.drain(host, by=request.user):
+        messages.success(request, f"{host} takes no new runs. It finishes what it has.")
+    else:
+        messages.info(request, f"{host} is draining already.")
+    return redirect("host", name)
+
+
+@require_POST
+@login_required
+def undrain(request: SignedInRequest, name: str) -> HttpResponse:
+    host = _host_to_change(request, name)
+    if draining.undrain(host, by=request.user):
+        messages.success(request, f"{host} takes new runs again.")
+    else:
+        messages.info(request, f"{host} was not draining.")
+    return redirect("host", name)
+
+
+def _host_to_change(request: SignedInRequest, name: str) -> Host:
+    if refusal := reason_against(request.user, "fleet.drain"):
+        raise PermissionDenied(refusal)
+    return get_object_or_404(Host, name=name)

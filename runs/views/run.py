@@ -1,0 +1,555 @@
+"""One run: its state, attempts, log, submission, files; cancel and re-run."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import PurePosixPath
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.core.exceptions import PermissionDenied
+from django.db.models import Max, Prefetch, Sum
+from django.http import FileResponse, Http404, HttpRequest, HttpResponse, StreamingHttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
+from django.utils.safestring import SafeString
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import condition, require_GET, require_POST
+from django.views.decorators.vary import vary_on_headers
+
+from mlebench_web.accounts.rules import reason_against
+from mlebench_web.fleet import hosts
+from mlebench_web.http import SignedInRequest
+from runs import ansi, layout, logs, queue, submit
+from runs.charts import Stretch, Thresholds, number_line, timeline
+from runs.core.container_config import ConfigRefused, limits_of
+from runs.core.failures import Cause
+from runs.core.states import Outcome, RunState, State
+from runs.models import Attempt, GradingReport, LogSegment, Move, Run
+from runs.views import marks
+from runs.views.groups import rerun_and_tell
+from runs.views.picture import OVER, hardware_words
+from runs.workspace import Refused, open_beneath
+
+FRESH_FOR_S = 9
+LINES_SHOWN = 2000
+HISTORY_BYTES = 256 * 1024
+RAW_CHUNK_BYTES = 1024 * 1024
+
+OUTCOME_STATUS = {
+    Outcome.GRADED: "ok",
+    Outcome.AGENT_FAILED: "bad",
+    Outcome.INFRASTRUCTURE_FAILED: "bad",
+    Outcome.CANCELLED: "idle",
+    Outcome.CONTINUED: "idle",
+}
+OUTCOME_FILL = {
+    Outcome.GRADED: "f-a",
+    Outcome.AGENT_FAILED: "f-bad",
+    Outcome.INFRASTRUCTURE_FAILED: "f-bad",
+    Outcome.CANCELLED: "f-b",
+    Outcome.CONTINUED: "f-b",
+}
+
+
+def _run(pk: int) -> Run:
+    attempts = Attempt.objects.select_related("host", "resumed_from").prefetch_related(
+        Prefetch("reports", GradingReport.objects.filter(is_current=True), to_attr="current")
+    )
+    return get_object_or_404(
+        Run.objects.select_related(
+            "competition",
+            "counted",
+            "group__experiment",
+            "group__agent",
+            "group__split",
+            "group__container_config",
+            "group__image",
+            "group__created_by",
+            "group__team",
+        ).prefetch_related(Prefetch("attempts", attempts.order_by("number"))),
+        pk=pk,
+    )
+
+
+# ---------------------------------------------------------------------------- the page
+
+
+def _tag(pk: int, user_pk: int | None) -> str:
+    newest = Move.objects.filter(attempt__run=pk).aggregate(pk=Max("pk"))["pk"]
+    bucket = int(timezone.now().timestamp() / FRESH_FOR_S)
+    parts = repr((pk, newest, user_pk, bucket))
+    return f'"{hashlib.sha256(parts.encode()).hexdigest()[:20]}"'
+
+
+def run_tag(request: HttpRequest, pk: int) -> str | None:
+    if not request.headers.get("HX-Request"):
+        return None
+    return _tag(pk, request.user.pk)
+
+
+@login_required
+@require_GET
+@never_cache
+@vary_on_headers("HX-Request")
+@condition(etag_func=run_tag)
+def run_page(request: SignedInRequest, pk: int) -> HttpResponse:
+    # Before the rows are read: what moves meanwhile is seen by the next poll.
+    tag = _tag(pk, request.user.pk)
+    run = _run(pk)
+    attempts = list(run.attempts.all())
+    shown = _chosen(attempts, request.GET.get("attempt"))
+    context = {
+        "section": "runs",
+        "run": run,
+        "group": run.group,
+        "competition": run.competition,
+        "attempts": attempts,
+        "attempt": shown,
+        "poll_headers": json.dumps({"If-None-Match": tag}),
+        "is_over": run.state in OVER,
+        "is_poll": bool(request.htmx),
+        **_state(run, attempts, shown),
+        **_permissions(request, run),
+    }
+    if request.htmx:
+        return render(request, "runs/run.html#live", context)
+    context |= _log_context(request, shown) | _neighbours(run)
+    return render(request, "runs/run.html", context)
+
+
+def _chosen(attempts: list[Attempt], asked: str | None) -> Attempt:
+    """The attempt that was asked for by number, else the newest."""
+    if not attempts:
+        raise Http404("This run has no attempt.")
+    for attempt in attempts:
+        if str(attempt.number) == asked:
+            return attempt
+    return attempts[-1]
+
+
+def _state(run: Run, attempts: list[Attempt], shown: Attempt) -> dict[str, object]:
+    now = hosts.now()
+    newest = attempts[-1]
+    is_lost = newest.has_lost_contact(now)
+    mark = marks.mark_of(run, outcome=newest.outcome, is_lost=is_lost)
+    counted = next((each for each in attempts if each.pk == run.counted_id), None)
+    report = _report(counted or shown)
+    return {
+        "now": now,
+        "newest": newest,
+        "mark": mark,
+        "is_lost": is_lost,
+        "is_stopping": bool(newest.cancel_requested_at) and not newest.is_ended,
+        "waiting": queue.why_waiting(newest) if newest.state == State.QUEUED else "",
+        "failure": newest if run.state == RunState.FAILED else None,
+        "can_cancel": newest.state in (State.QUEUED, State.STARTING, State.RUNNING)
+        and not newest.cancel_requested_at,
+        "can_rerun": newest.is_ended and (newest.outcome != Outcome.GRADED or run.is_cut_short),
+        "needs_reason": newest.outcome == Outcome.AGENT_FAILED,
+        "rows": [_attempt_row(each, now) for each in attempts],
+        "timeline": _timeline(run, attempts, now) if len(attempts) > 1 else SafeString(""),
+        "phases": _phases(shown, now),
+        "active_seconds": _active_seconds(newest, now),
+        "hardware": hardware_words(shown.hardware),
+        "hardware_rows": _hardware(run, shown),
+        "counted": counted,
+        "report": report,
+        "upstream": report.as_upstream().items() if report else (),
+        "line": _line(run, report),
+        "result_mark": marks.RESULTS.get(report.result) if report else None,
+        "kept_bytes": sum(int(each.get("bytes") or 0) for each in shown.artifacts),
+    }
+
+
+def _permissions(request: SignedInRequest, run: Run) -> dict[str, object]:
+    return {
+        "no_cancel": reason_against(request.user, "runs.cancel", run),
+        "no_rerun": reason_against(request.user, "runs.rerun", run),
+        "no_download": reason_against(request.user, "runs.download", run),
+    }
+
+
+def _neighbours(run: Run) -> dict[str, object]:
+    """The runs before and after it, in the order of the group's grid."""
+    ordered = list(
+        run.group.runs.order_by("competition__name", "seed").values_list("pk", flat=True)
+    )
+    at = ordered.index(run.pk)
+    return {
+        "previous": ordered[at - 1] if at else None,
+        "next": ordered[at + 1] if at + 1 < len(ordered) else None,
+    }
+
+
+def _report(attempt: Attempt) -> GradingReport | None:
+    current: list[GradingReport] = attempt.current  # type: ignore[attr-defined]
+    if not current:
+        return None
+    # The report reads its competition from here, without a query.
+    current[0].attempt = attempt
+    return current[0]
+
+
+def _line(run: Run, report: GradingReport | None) -> SafeString:
+    """Thresholds as they were when it was graded, else as they are now."""
+    source = report or run.competition
+    return number_line(
+        Thresholds(
+            gold=source.gold_threshold,
+            silver=source.silver_threshold,
+            bronze=source.bronze_threshold,
+            median=source.median_threshold,
+            is_lower_better=source.is_lower_better,
+        ),
+        report.score if report else None,
+    )
+
+
+def _active_seconds(attempt: Attempt, now: datetime) -> float | None:
+    """Of the agent: as it was counted, or while it runs since it started, less its pauses."""
+    if attempt.state == State.RUNNING and attempt.agent_started_at:
+        passed = (now - attempt.agent_started_at).total_seconds() - attempt.paused_seconds
+        return max(passed, attempt.active_seconds)
+    return attempt.active_seconds or None
+
+
+def _attempt_row(attempt: Attempt, now: datetime) -> dict[str, object]:
+    if attempt.is_ended:
+        outcome = Outcome(attempt.outcome)
+        status, word = OUTCOME_STATUS[outcome], outcome.replace("_", " ")
+        cause = attempt.cause_sentence if outcome != Outcome.GRADED or attempt.cause else ""
+    else:
+        lost = attempt.has_lost_contact(now)
+        is_queued = attempt.state == State.QUEUED
+        status = "warn" if lost else "idle" if is_queued else "run"
+        word, cause = "lost contact" if lost else attempt.state, ""
+    return {
+        "attempt": attempt,
+        "status": status,
+        "word": word,
+        "cause": "" if attempt.cause == Cause.CANCELLED else cause,
+        "active_seconds": _active_seconds(attempt, now),
+        "hardware": hardware_words(attempt.hardware),
+        "report": _report(attempt),
+    }
+
+
+def _timeline(run: Run, attempts: list[Attempt], now: datetime) -> SafeString:
+    claimed = [each for each in attempts if each.claimed_at]
+    if not claimed:
+        return SafeString("")
+    start = min(each.claimed_at for each in claimed if each.claimed_at)
+    stretches = []
+    for each in claimed:
+        begin = each.claimed_at or start
+        end = each.ended_at or now
+        outcome = Outcome(each.outcome) if each.outcome else None
+        words = each.cause_sentence.rstrip(".") if each.cause else ""
+        stretches.append(
+            Stretch(
+                label=f"{each.number} · {each.host.name if each.host else 'no host'}"[:24],
+                begin=(begin - start).total_seconds(),
+                end=(end - start).total_seconds(),
+                css=OUTCOME_FILL[outcome] if outcome else "f-run",
+                words=words or (outcome.replace("_", " ") if outcome else each.state),
+            )
+        )
+    limit = run.group.time_limit
+    return timeline(stretches, limit_seconds=limit.total_seconds() if limit else None)
+
+
+@dataclass(frozen=True)
+class Phase:
+    status: str
+    word: str
+    seconds: float | None
+    is_current: bool = False
+
+
+PHASES = (
+    # word, the state in which it is at work, keys of Attempt.timings
+    ("Start container", State.STARTING, ("prepare", "create", "start", "ready", "exec")),
+    ("Agent", State.RUNNING, ()),
+    ("Collect outputs", State.COLLECTING, ("collect",)),
+    ("Grade", State.GRADING, ("grade",)),
+)
+
+
+def _phases(attempt: Attempt, now: datetime) -> list[Phase]:
+    order = [State.QUEUED, State.STARTING, State.RUNNING, State.COLLECTING, State.GRADING]
+    waited = ((attempt.claimed_at or attempt.ended_at or now) - attempt.queued_at).total_seconds()
+    is_queued = attempt.state == State.QUEUED
+    phases = [Phase("run" if is_queued else "ok", "Wait in the queue", waited, is_queued)]
+    at = order.index(State(attempt.state)) if not attempt.is_ended else len(order)
+    for number, (word, state, keys) in enumerate(PHASES, start=1):
+        measured = [attempt.timings[key] for key in keys if key in attempt.timings]
+        seconds = sum(measured) if measured else None
+        if state == State.RUNNING:
+            seconds = _active_seconds(attempt, now)
+        if attempt.is_ended:
+            # Without a time it never came to that.
+            status = "ok" if seconds is not None else "idle"
+            if (
+                status == "ok"
+                and state == State.RUNNING
+                and attempt.cause
+                and attempt.outcome != Outcome.GRADED
+            ):
+                status = "bad"
+        else:
+            status = "ok" if number < at else "run" if number == at else "idle"
+        phases.append(Phase(status, word, seconds, is_current=number == at))
+    return phases
+
+
+def _hardware(run: Run, attempt: Attempt) -> list[tuple[str, str, str]]:
+    """What the config asked for beside what the host measured; "" where unknown."""
+    try:
+        asked = limits_of(run.group.container_settings)
+    except ConfigRefused:
+        asked = None
+    had = attempt.hardware
+    gpus = had.get("gpus")
+    gpu_words = ""
+    if isinstance(gpus, list):
+        gpu_words = ", ".join(str(gpu.get("name", "")) for gpu in gpus) or "none"
+    rows = [
+        ("GPUs", _gpus_asked(asked.gpus) if asked else "", gpu_words),
+        (
+            "vCPUs",
+            f"{asked.cpus:g}" if asked and asked.cpus else "the host's share",
+            f"{had['cpus']:g}" if isinstance(had.get("cpus"), int | float) else "",
+        ),
+        (
+            "Memory",
+            _gib(asked.memory_bytes) if asked and asked.memory_bytes else "the host's share",
+            _gib(had.get("memory_bytes")),
+        ),
+        ("CPU model", "", str(had.get("cpu_model") or "")),
+        ("GPU driver", "", str(had.get("gpu_driver") or "")),
+        (
+            "Runtime",
+            (asked.runtime if asked else None) or run.group.runtime,
+            str(had.get("runtime") or ""),
+        ),
+    ]
+    return [row for row in rows if row[1] or row[2]]
+
+
+def _gpus_asked(count: int) -> str:
+    return "all" if count < 0 else str(count) if count else "none"
+
+
+def _gib(value: object) -> str:
+    return f"{value / 2**30:.3g} GB" if isinstance(value, int | float) else ""
+
+
+# ---------------------------------------------------------------------------- verbs
+
+
+@require_POST
+@login_required
+def cancel(request: SignedInRequest, pk: int) -> HttpResponse:
+    run = get_object_or_404(Run.objects.select_related("group", "competition"), pk=pk)
+    if refusal := reason_against(request.user, "runs.cancel", run):
+        raise PermissionDenied(refusal)
+    try:
+        changed = submit.cancel_run(run, by=request.user)
+    except submit.AlreadyEnded as ended:
+        messages.error(request, str(ended))
+        return redirect(run)
+    if changed:
+        messages.success(request, "It is cancelled, or stops now.")
+    else:
+        messages.info(request, "It was cancelled already.")
+    return redirect(run)
+
+
+@require_POST
+@login_required
+def rerun(request: SignedInRequest, pk: int) -> HttpResponse:
+    run = get_object_or_404(Run.objects.select_related("group", "competition"), pk=pk)
+    if refusal := reason_against(request.user, "runs.rerun", run):
+        raise PermissionDenied(refusal)
+    return rerun_and_tell(request, [run], back_to=run)
+
+
+# ---------------------------------------------------------------------------- the log
+
+
+@login_required
+@require_GET
+@never_cache
+def log_lines(request: SignedInRequest, pk: int, number: int) -> HttpResponse:
+    """The poll of a live log: lines since `offset`, and the next poll. 204: nothing new."""
+    attempt = get_object_or_404(Attempt, run=pk, number=number)
+    source = _source(request.GET.get("source"))
+    offset, seen = _number(request.GET.get("offset")), _number(request.GET.get("seen"))
+    window = logs.window(attempt.pk, source, offset=offset)
+    if window.total == seen and not attempt.is_ended:
+        return HttpResponse(status=204)
+    context = _window_context(attempt, source, window)
+    return render(request, "runs/_log.html#more", context)
+
+
+@login_required
+@require_GET
+def raw_log(request: SignedInRequest, pk: int, number: int, source: str) -> StreamingHttpResponse:
+    """The whole log as text, as it was written."""
+    attempt = get_object_or_404(Attempt, run=pk, number=number)
+    response = StreamingHttpResponse(
+        _raw(attempt.pk, _source(source)), content_type="text/plain; charset=utf-8"
+    )
+    name = f"run-{pk}-attempt-{number}-{source}.log"
+    response["Content-Disposition"] = f'attachment; filename="{name}"'
+    response["Content-Security-Policy"] = "default-src 'none'; sandbox"
+    return response
+
+
+def _raw(attempt_pk: int, source: str) -> Iterator[str]:
+    offset = 0
+    while True:
+        window = logs.window(attempt_pk, source, offset=offset, limit_bytes=RAW_CHUNK_BYTES)
+        yield window.text
+        if window.end >= window.total or window.end <= offset:
+            return
+        offset = window.end
+
+
+def _source(name: str | None) -> str:
+    return name if name in LogSegment.Source.values else LogSegment.Source.AGENT
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text and text.isdecimal() and len(text) < 16 else 0
+
+
+def _log_context(request: SignedInRequest, attempt: Attempt) -> dict[str, object]:
+    sizes: dict[str, int] = dict(
+        LogSegment.objects.filter(attempt=attempt)
+        .order_by()
+        .values_list("source")
+        .annotate(Sum("length"))
+    )
+    asked = request.GET.get("source")
+    source = _source(asked) if asked else _best_source(attempt, sizes)
+    at = request.GET.get("offset")
+    try:
+        window = logs.window(
+            attempt.pk,
+            source,
+            offset=_number(at) if at else None,
+            limit_bytes=HISTORY_BYTES,
+        )
+        context = _window_context(attempt, source, window, is_past=bool(at))
+        error = ""
+    except logs.LogStorageError as failure:
+        context, error = {}, str(failure)
+    return {
+        **context,
+        "log_error": error,
+        "source": source,
+        "sources": [
+            (value, label, sizes.get(value, 0))
+            for value, label in LogSegment.Source.choices
+            if value in sizes or value in (source, LogSegment.Source.AGENT)
+        ],
+    }
+
+
+def _best_source(attempt: Attempt, sizes: dict[str, int]) -> str:
+    """Where the answer is: the agent's words; without any, the container's, then our own."""
+    order = [LogSegment.Source.AGENT, LogSegment.Source.CONTAINER, LogSegment.Source.RUN]
+    return next((source for source in order if sizes.get(source)), LogSegment.Source.AGENT)
+
+
+@dataclass(frozen=True)
+class ShownLine:
+    number: int
+    html: SafeString
+    css: str
+    is_cut: bool
+
+
+def _window_context(
+    attempt: Attempt, source: str, window: "logs.Window", *, is_past: bool = False
+) -> dict[str, object]:
+    """Whole lines, and apart from them a last line without an end, which may still grow."""
+    lines = list(window.lines)
+    rest = None
+    next_offset = window.end
+    is_at_end = window.end >= window.total
+    if lines and is_at_end and not window.text.endswith("\n"):
+        rest = lines.pop()
+        next_offset = rest.start
+    earlier = max(0, window.start - HISTORY_BYTES) if window.start else None
+    if len(lines) > LINES_SHOWN and not is_past:
+        first = lines[-LINES_SHOWN]
+        lines = lines[-LINES_SHOWN:]
+        earlier = max(0, first.start - HISTORY_BYTES)
+    return {
+        "attempt": attempt,
+        "source": source,
+        "lines": [_shown(line) for line in lines],
+        "rest": _shown(rest) if rest else None,
+        "next_offset": next_offset,
+        "seen": window.total,
+        "total": window.total,
+        "earlier": earlier,
+        "later": window.end if is_past and not is_at_end else None,
+        "is_past": is_past,
+        # Nothing is shipped any more, and all of it is on the page.
+        "log_is_over": is_past or (attempt.is_ended and is_at_end),
+    }
+
+
+def _shown(line: "logs.Line") -> ShownLine:
+    plain = ansi.plain(line.text)
+    return ShownLine(line.number, ansi.render(line.text), _line_css(plain), line.cut)
+
+
+ERROR_WORDS = ("Error:", "Exception:", "Traceback (most recent call last)", "Killed", "FATAL")
+
+
+def _line_css(plain: str) -> str:
+    if plain.startswith("[mlebench-web:"):
+        return "note-line"
+    return "e" if any(word in plain for word in ERROR_WORDS) else ""
+
+
+# ---------------------------------------------------------------------------- files
+
+
+@login_required
+@require_GET
+def artifact(request: SignedInRequest, pk: int, number: int, path: str) -> FileResponse:
+    """A file that the agent left: only one that was kept, as a download, never as a page of ours.
+
+    The name must be in the attempt's own list, and it is opened beneath the attempt's folder
+    without following links: what lies there was written by a hostile program.
+    """
+    attempt = get_object_or_404(
+        Attempt.objects.select_related("run__group", "run__competition"), run=pk, number=number
+    )
+    if refusal := reason_against(request.user, "runs.download", attempt.run):
+        raise PermissionDenied(refusal)
+    if path not in {each.get("path") for each in attempt.artifacts}:
+        raise Http404("The attempt left no such file.")
+    try:
+        file = open_beneath(layout.attempt_folder(attempt), path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise Http404("The file is no longer there.") from error
+    except Refused as refused:
+        raise PermissionDenied(str(refused)) from refused
+    response = FileResponse(
+        file,
+        as_attachment=True,
+        filename=PurePosixPath(path).name,
+        content_type="application/octet-stream",
+    )
+    response["Content-Security-Policy"] = "default-src 'none'; sandbox"
+    response["X-Content-Type-Options"] = "nosniff"
+    return response
