@@ -1,5 +1,6 @@
 """Error answers: always JSON, always {"detail", "errors": [{"field", "message", "allowed"}]}."""
 
+import re
 from collections.abc import Callable, Sequence
 from functools import wraps
 
@@ -29,6 +30,7 @@ MESSAGES = {
     "model_type": "Write an object.",
     "model_attributes_type": "Write an object.",
 }
+QUOTED = re.compile(r"'([^']*)'")
 
 
 class Problem(Exception):
@@ -99,11 +101,14 @@ def _fields(found: Sequence[dict]) -> list[FieldError]:
         where = [str(part) for part in each["loc"]]
         name = (where[2] if len(where) > 2 else "body") if where[0] == "body" else where[-1]
         message = MESSAGES.get(each["type"], f"{each['msg']}.")
+        # Pydantic lists the values of an enumeration as text only: 'agent', 'run' or 'grader'.
+        is_enum = each["type"] == "enum"
+        allowed = QUOTED.findall(each["ctx"]["expected"]) if is_enum else None
         if name in by_field:
             if message in by_field[name].message:
                 continue
             message = f"{by_field[name].message} Or: {message}"
-        by_field[name] = FieldError(name, message)
+        by_field[name] = FieldError(name, message, allowed)
     return list(by_field.values())
 
 

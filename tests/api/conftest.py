@@ -11,6 +11,7 @@ from django.test import Client
 from mlebench_web.accounts.models import ApiToken, Role, User
 from mlebench_web.fleet.models import Host
 from tests import factories
+from tests.support.lab import make_lab
 
 
 class ApiClient(Client):
@@ -67,44 +68,5 @@ def stranger_api(db: None) -> ApiClient:
 
 
 @pytest.fixture
-def fleet_host(db: None) -> Host:
-    """Online, with an engine that has the images, and the demo data."""
-    return factories.make_host("box-1")
-
-
-@pytest.fixture
-def lab(fleet_host: Host) -> Host:
-    """Agents baseline and dummy with images, configs, the demo split and one of the 75."""
-    from mlebench_web.catalog.models import Agent, AgentImage, Competition, ContainerConfig, Split
-
-    for model in (Agent, Split, ContainerConfig, Competition):
-        model.objects.all().delete()
-    AgentImage.objects.all().delete()
-    for name in ("baseline", "dummy"):
-        factories.make_image(factories.make_agent(name))
-    demo = factories.make_competition("demo-diamond-prices")
-    trees = factories.make_competition("demo-tree-crowns")
-    real = factories.make_competition("spaceship-titanic", is_demo=False)
-    factories.make_split("demo", [demo, trees], position=0)
-    factories.make_split("low", [real], position=1)
-    factories.make_config("demo", position=0)
-    factories.make_config("demo-process", runtime="process", settings={}, position=1)
-    factories.make_config(
-        "default",
-        settings={
-            "mem_limit": None,
-            "shm_size": "4G",
-            "nano_cpus": 4e9,
-            "runtime": "sysbox-runc",
-        },
-        position=2,
-    )
-    factories.make_config("no_sysbox", settings={"nano_cpus": 4e9, "shm_size": "4G"}, position=3)
-    factories.make_config(
-        "no_sysbox_gpu",
-        settings={"mem_limit": "16G", "nano_cpus": 8e9, "gpus": 1},
-        position=4,
-    )
-    for competition in (demo, trees, real):
-        factories.make_prepared(fleet_host, competition)
-    return fleet_host
+def lab(db: None) -> Host:
+    return make_lab()

@@ -1,0 +1,274 @@
+"""What would stop a run group, or should be known before Start."""
+
+import dataclasses
+
+import pytest
+
+from mlebench_web.accounts.models import Role
+from mlebench_web.catalog.models import Agent, AgentImage, ContainerConfig
+from mlebench_web.fleet.models import Host, PreparedData
+from runs import preflight
+from runs.request import RequestInvalid, RunGroupRequest
+from tests import factories
+from tests.support.lab import make_lab
+
+DEMO = RunGroupRequest(agent="baseline", split="demo", seeds=3)
+REAL = RunGroupRequest(agent="baseline", split="low", seeds=3, container_config="no_sysbox")
+
+
+@pytest.fixture
+def lab(db: None) -> Host:
+    return make_lab()
+
+
+def found(request: RunGroupRequest, level: str, **change: object) -> list[str]:
+    """Messages of that level, each after its field."""
+    checks = preflight.check(dataclasses.replace(request, **change))
+    return [f"{check.field}: {check.message}" for check in checks if check.level == level]
+
+
+def test_nothing_stands_against_a_demo_group(lab: Host) -> None:
+    assert preflight.check(DEMO) == []
+
+
+def test_a_wrong_request_has_no_preflight(lab: Host) -> None:
+    with pytest.raises(RequestInvalid):
+        preflight.check(dataclasses.replace(DEMO, agent="nobody"))
+
+
+def test_what_blocks_comes_first(lab: Host) -> None:
+    PreparedData.objects.all().delete()
+    factories.make_gpu(lab)
+
+    levels = [check.level for check in preflight.check(dataclasses.replace(REAL, seeds=1))]
+
+    assert levels == sorted(levels, key=["block", "acknowledge", "inform"].index)
+    assert {"block", "acknowledge", "inform"} == set(levels)
+
+
+# ---------------------------------------------------------------------------------------- agent
+
+
+def test_a_secret_that_is_not_stored_blocks_with_its_name(lab: Host) -> None:
+    Agent.objects.update(
+        env_vars={"OPENAI_API_KEY": "${{ secrets.OPENAI_API_KEY }}", "LEVEL": 3},
+        kwargs={"key": "${{secrets.HF}} trailing", "model": "o1"},
+    )
+
+    (message,) = found(DEMO, "block")
+
+    assert message.startswith("agent:")
+    assert "HF, OPENAI_API_KEY" in message
+
+
+@pytest.mark.parametrize(
+    ("role", "level"), [(Role.ADMIN, "inform"), (Role.LEAD, "block"), (Role.RESEARCHER, "block")]
+)
+def test_a_privileged_agent_needs_an_admin(lab: Host, role: Role, level: str) -> None:
+    Agent.objects.update(privileged=True)
+    person = factories.make_user("pat", role=role)
+
+    checks = preflight.check(DEMO, by=person)
+
+    assert [(check.level, check.field) for check in checks] == [(level, "agent")]
+    assert "privileged" in checks[0].message
+
+
+def test_without_a_person_nobody_accepts_a_privileged_agent(lab: Host) -> None:
+    Agent.objects.update(privileged=True)
+
+    assert len(found(DEMO, "block")) == 1
+
+
+# ---------------------------------------------------------------------------------------- image
+
+
+def test_an_image_that_was_never_built_blocks_with_the_command(lab: Host) -> None:
+    AgentImage.objects.all().delete()
+
+    checks = preflight.check(REAL)
+
+    assert checks[0].level == "block"
+    assert "manage.py build_agent baseline" in checks[0].fix
+
+
+def test_a_failed_build_says_why(lab: Host) -> None:
+    AgentImage.objects.update(state="failed", error="pip found no lightgbm")
+
+    assert "pip found no lightgbm" in found(REAL, "block")[0]
+
+
+def test_an_image_that_is_being_built_is_waited_for(lab: Host) -> None:
+    AgentImage.objects.update(state="building")
+
+    assert found(REAL, "block") == []
+    assert any("being built" in message for message in found(REAL, "inform"))
+
+
+def test_an_image_that_no_online_host_has_blocks(lab: Host) -> None:
+    Host.objects.update(image_ids=[])
+
+    assert "No online host has the image" in found(REAL, "block")[0]
+
+
+def test_the_engine_that_built_it_has_it_before_it_reports_so(lab: Host) -> None:
+    Host.objects.update(image_ids=[])
+    AgentImage.objects.update(engine_id=lab.engine_id)
+
+    assert found(REAL, "block") == []
+
+
+# ---------------------------------------------------------------------------------------- hosts
+
+
+def test_a_config_for_more_than_any_host_has_blocks(lab: Host) -> None:
+    factories.make_config("huge", settings={"mem_limit": "900G"})
+
+    (message,) = found(REAL, "block", container_config="huge")
+
+    assert "No online host can ever run huge. box-1: it offers" in message
+
+
+def test_a_gpu_config_without_a_gpu_host_blocks(lab: Host) -> None:
+    (message,) = found(REAL, "block", container_config="no_sysbox_gpu")
+
+    assert "box-1: it has no GPU" in message
+
+
+def test_a_gpu_that_is_broken_is_none(lab: Host) -> None:
+    factories.make_gpu(lab, fault="lost")
+
+    assert len(found(REAL, "block", container_config="no_sysbox_gpu")) == 1
+
+
+def test_sysbox_with_a_gpu_is_refused_with_the_reason(lab: Host) -> None:
+    factories.make_gpu(lab)
+    factories.make_config("both", settings={"gpus": 1, "runtime": "sysbox-runc"})
+
+    (message,) = found(REAL, "block", container_config="both")
+
+    assert "cannot give GPUs" in message
+
+
+def test_a_config_with_keys_that_are_not_allowed_is_refused(lab: Host) -> None:
+    factories.make_config("mounts", settings={"volumes": {"/": "/host"}})
+
+    (message,) = found(REAL, "block", container_config="mounts")
+
+    assert "volumes" in message
+
+
+def test_it_does_not_stop_those_who_named_no_config(lab: Host) -> None:
+    factories.make_config("mounts", settings={"volumes": {"/": "/host"}}, position=-1)
+
+    assert found(REAL, "block", container_config=None) == []
+
+
+def test_with_no_host_online_runs_wait(lab: Host) -> None:
+    Host.objects.update(worker_seen_at=None)
+
+    assert found(REAL, "block") == []
+    assert any("No worker host is online" in message for message in found(REAL, "inform"))
+
+
+def test_a_draining_host_still_fits(lab: Host) -> None:
+    Host.objects.update(is_draining=True)
+
+    assert found(REAL, "block") == []
+    assert any("takes no new runs now" in message for message in found(REAL, "inform"))
+
+
+def test_a_host_that_is_offline_does_not_count_beside_one_that_is_not(lab: Host) -> None:
+    strong = factories.make_host("box-2", memory_bytes=2 * 10**12, worker_seen_at=None)
+    factories.make_config("huge", settings={"mem_limit": "900G"})
+
+    assert len(found(REAL, "block", container_config="huge")) == 1
+
+    Host.objects.filter(pk=strong.pk).update(worker_seen_at=lab.worker_seen_at)
+    assert found(REAL, "block", container_config="huge") == []
+
+
+# ------------------------------------------------------------------------------------ no GPU, data
+
+
+def test_an_idle_gpu_must_be_acknowledged(lab: Host) -> None:
+    factories.make_gpu(lab)
+    factories.make_gpu(lab, 1)
+
+    (message,) = found(REAL, "acknowledge")
+
+    assert message.startswith("acknowledge_no_gpu: no_sysbox gives runs no GPU")
+    assert "the fleet has 2" in message
+
+
+def test_a_mix_of_demo_and_real_competitions_is_real(lab: Host) -> None:
+    factories.make_gpu(lab)
+
+    mixed = dataclasses.replace(
+        REAL, split=None, competitions=("demo-tree-crowns", "spaceship-titanic")
+    )
+
+    assert len(found(mixed, "acknowledge")) == 1
+
+
+def test_data_that_only_an_offline_host_has_is_not_prepared(lab: Host) -> None:
+    other = factories.make_host("box-2", worker_seen_at=None)
+    PreparedData.objects.update(host=other)
+
+    (message,) = found(REAL, "block")
+
+    assert "spaceship-titanic" in message
+
+
+def test_demo_data_that_is_not_prepared_is_only_said(lab: Host) -> None:
+    PreparedData.objects.all().delete()
+
+    assert found(DEMO, "block") == []
+    assert "demo-diamond-prices, demo-tree-crowns wait" in found(DEMO, "inform")[0]
+
+
+# ---------------------------------------------------------------------------------- comparability
+
+
+def test_each_difference_from_the_official_runs_is_named(lab: Host) -> None:
+    factories.make_gpu(lab, name="NVIDIA T4")
+
+    said = " ".join(
+        found(REAL, "inform", container_config="no_sysbox_gpu", seeds=1, time_limit_s=3600)
+    )
+
+    for part in ("1 h, not 24 h", "8 vCPUs, not 36", "17.2 GB", "NVIDIA T4", "3 seeds"):
+        assert part in said, part
+
+
+def test_official_conditions_leave_nothing_to_say(db: None) -> None:
+    make_lab()
+    host = factories.make_host("box-1", cpus=36, slots=1, memory_bytes=442 * 10**9)
+    Host.objects.filter(pk=host.pk).update(memory_reserve_bytes=0)
+    factories.make_gpu(host)
+    factories.make_config("official", settings={"nano_cpus": 36e9, "mem_limit": 440e9, "gpus": 1})
+
+    assert preflight.check(dataclasses.replace(REAL, container_config="official")) == []
+
+
+def test_the_process_runtime_is_marked(lab: Host) -> None:
+    assert any(
+        "unsandboxed" in message
+        for message in found(DEMO, "inform", container_config="demo-process")
+    )
+
+
+def test_the_default_config_for_demo_runs_needs_only_an_engine_with_the_image(lab: Host) -> None:
+    def chosen() -> str:
+        from runs import submit
+
+        return submit.plan(DEMO, by=None).config.name
+
+    assert chosen() == "demo"
+    Host.objects.update(image_ids=[])
+    assert chosen() == "demo-process"
+    AgentImage.objects.update(state="building")
+    assert chosen() == "demo"
+    Host.objects.all().delete()
+    assert chosen() == "demo"
+    assert ContainerConfig.objects.count() == 5
