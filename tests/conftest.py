@@ -257,7 +257,9 @@ class FakeNvml:
 def fake_nvml_library(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     library = tmp_path_factory.mktemp("nvml") / "libnvidia-ml.so.1"
     source = shared / "nvml" / "fake_nvml.c"
-    command = ["cc", "-shared", "-fPIC", "-O1", "-pthread", "-o", str(library), str(source)]
+    # The name inside is what makes a library that is loaded by path answer for the real one.
+    soname = "-Wl,-soname,libnvidia-ml.so.1"
+    command = ["cc", "-shared", "-fPIC", "-O1", "-pthread", soname, "-o", library, source]
     subprocess.run(command, check=True, capture_output=True)
     return library
 
