@@ -4,7 +4,6 @@ import contextlib
 import functools
 import os
 import shlex
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,6 +32,7 @@ from runs.containers import (
     cgroups,
 )
 from runs.core.failures import Cause, cause_of_engine_error
+from runs.workspace import remove_tree
 
 logger = structlog.get_logger(__name__)
 
@@ -424,8 +424,7 @@ class DockerEngine:
     def remove_folder(self, path: Path, image_id: str) -> None:
         if not path.exists():
             return
-        # rm goes as deep as a hostile tree does; shutil.rmtree ends at Python's recursion limit.
-        _rm(path)
+        remove_tree(path)
         if not path.exists():
             return
         # Files of another user: root in a container may, where this process may not.
@@ -450,12 +449,6 @@ class DockerEngine:
                 self._slow.remove_container(made["Id"], force=True)
         if path.exists():
             raise EngineFailure(Cause.ENGINE_ERROR, f"{shlex.quote(str(path))} cannot be removed")
-
-
-def _rm(path: Path) -> None:
-    subprocess.run(
-        ["rm", "-rf", "--", str(path)], capture_output=True, check=False, timeout=GONE_TIMEOUT * 5
-    )
 
 
 def _state(status: str) -> ContainerState:

@@ -35,7 +35,7 @@ from runs.containers import (
 )
 from runs.containers.process_container import AGENT_MARK, MARK, members, write
 from runs.core.failures import Cause
-from runs.workspace import Workspace
+from runs.workspace import Workspace, remove_tree
 
 WRAPPER = Path(__file__).with_name("process_container.py")
 START_TIMEOUT = 30
@@ -320,8 +320,7 @@ class ProcessEngine:
     def remove_folder(self, path: Path, image_id: str) -> None:
         if not path.exists():
             return
-        # rm goes as deep as a hostile tree does; shutil.rmtree ends at Python's recursion limit.
-        subprocess.run(["rm", "-rf", "--", str(path)], capture_output=True, check=False)
+        remove_tree(path)
         if path.exists():
             raise EngineFailure(Cause.ENGINE_ERROR, f"{path} cannot be removed")
 

@@ -477,10 +477,50 @@ def test_files_of_others_are_removed_through_a_container(
 ) -> None:
     spec, container = lab.run("umask 077; mkdir -p /home/code/a/b; echo x > /home/code/a/b/c")
     lab.engine.remove(container)
-    # What `rm` of a worker does that is not root: nothing.
-    monkeypatch.setattr("runs.containers.docker._rm", lambda path: None)
+    # As far as a worker gets that is not root: nowhere.
+    monkeypatch.setattr("runs.containers.docker.remove_tree", lambda path: None)
     spec.workspace.remove(lab.engine, lab.image)
     assert not spec.workspace.root.exists()
     assert not spec.workspace.socket_dir.exists()
     # And again: gone already is no error.
     spec.workspace.remove(lab.engine, lab.image)
+
+
+# ---------------------------------------------------------------------------- hostile outputs
+
+
+HOSTILE = r"""
+cd /home/submission
+ln -s /etc/passwd submission.csv
+mkfifo /home/logs/pipe
+mknod /home/logs/device c 1 5 2>&1
+ln -s / /home/code/root
+mkdir -p /home/code/$(printf 'd/%.0s' $(seq 90))
+python3 -c 'open(b"/home/code/caf\xe9", "w").close()'
+truncate -s 1T /home/code/sparse
+echo kept > /home/code/train.py
+"""
+
+
+def test_what_a_hostile_agent_leaves_is_collected_without_harm(lab: Lab, tmp_path: Path) -> None:
+    spec, container = lab.run(HOSTILE)
+    lab.engine.remove(container)
+    assert "mknod: /home/logs/device: Operation not permitted" in lab.output(spec)
+    assert spec.workspace.submission_file() is None
+    assert spec.workspace.refused_submission() == (
+        "submission.csv is a symbolic link; links are not graded"
+    )
+    into = tmp_path / "group" / "run"
+    collected = spec.workspace.collect(into, tick=lambda: None)
+    left_out = {str(row["path"]): str(row["why"]) for row in collected.left_out}
+    assert left_out.pop("submission/submission.csv") == "a symbolic link"
+    assert left_out.pop("logs/pipe") == "a named pipe"
+    assert left_out.pop("code/root") == "a symbolic link"
+    assert "over what an attempt may leave" in left_out.pop("code/sparse")
+    ((deep, why),) = left_out.items()
+    assert deep.startswith("code/d/d/d")
+    assert "deeper" in why
+    assert {"logs/agent.stdout", "logs/entrypoint.log", "code/caf\\xe9", "code/train.py"} == {
+        str(row["path"]) for row in collected.artifacts
+    }
+    assert (into / "code" / "train.py").read_text() == "kept\n"
