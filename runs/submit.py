@@ -125,7 +125,8 @@ def create_run_group(request: RunGroupRequest, *, by: User | None) -> RunGroup:
             acknowledged_no_gpu=request.acknowledge_no_gpu,
             created_by=by,
             team=by.team if by else None,
-        )
+        ),
+        image_name=wanted.agent.image_name,
     )
     runs = group.add_runs(wanted.competitions, by=audit.name_of(by))
     audit.record(
@@ -157,10 +158,10 @@ def _experiment(wanted: Wanted, by: User | None) -> Experiment:
     return experiment
 
 
-def _insert(group: RunGroup) -> RunGroup:
+def _insert(group: RunGroup, *, image_name: str) -> RunGroup:
     """Save it under a folder name of upstream's form that no other group has."""
     stamp = timezone.now().strftime("%Y-%m-%dT%H-%M-%S-UTC")
-    name = f"{stamp}_run-group_{group.agent.image_name}"
+    name = f"{stamp}_run-group_{image_name}"
     number = 1
     while True:
         group.folder = name if number == 1 else f"{name}-{number}"

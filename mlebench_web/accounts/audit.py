@@ -28,7 +28,7 @@ def record(
         actor=by,
         actor_name=by_name or name_of(by),
         action=action,
-        object_type=what._meta.verbose_name or what._meta.model_name or "",
+        object_type=str(what._meta.verbose_name),
         object_id=str(what.pk),
         reason=reason,
         detail=dict(detail or {}),

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from ninja import Query
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from runs.request import RunGroupRequest
@@ -14,6 +14,15 @@ IDS_AT_MOST = 10_000
 
 Limit = Annotated[int, Query(200, ge=1, le=1000, description="items on a page")]
 Offset = Annotated[int, Query(0, ge=0, le=10**9, description="items to leave out")]
+
+
+def without_nul(text: str) -> str:
+    if "\0" in text:
+        raise PydanticCustomError("nul", "The text has a NUL character, which no database holds")
+    return text
+
+
+Text = Annotated[str, AfterValidator(without_nul)]
 
 
 class Asked(BaseModel):
@@ -34,18 +43,18 @@ class Asked(BaseModel):
 class NewRunGroup(Asked):
     """A split or competitions; everything else that is left out is as usual."""
 
-    agent: str = Field(max_length=200, examples=["baseline"])
-    split: str | None = Field(None, max_length=100, examples=["demo"])
-    competitions: list[str] | None = Field(None, max_length=1000)
-    container_config: str | None = Field(None, max_length=100)
-    seeds: int = Field(1, description="how many seeds", examples=[3])
-    experiment: str | None = Field(
-        None, description="a leaderboard row; made when unknown; left out: the agent's name"
+    agent: Text = Field(max_length=200, examples=["baseline"])
+    split: Text | None = Field(default=None, max_length=100, examples=["demo"])
+    competitions: list[Text] | None = Field(default=None, max_length=1000)
+    container_config: Text | None = Field(default=None, max_length=100)
+    seeds: int = Field(default=1, description="how many seeds", examples=[3])
+    experiment: Text | None = Field(
+        default=None, description="a leaderboard row; made when unknown; left out: the agent's name"
     )
     time_limit_s: int | None = None
     step_timeout_s: int | None = None
-    priority: int = Field(0, description="higher goes first")
-    env: dict[str, str] = Field({}, max_length=100)
+    priority: int = Field(default=0, description="higher goes first")
+    env: dict[str, str] = Field(default={}, max_length=100)
     acknowledge_no_gpu: bool = False
 
     def request(self) -> RunGroupRequest:
@@ -55,21 +64,21 @@ class NewRunGroup(Asked):
 
 
 class Rerun(Asked):
-    mode: str = Field("restart", examples=["restart"])
-    reason: str = Field("", max_length=2000)
+    mode: Text = Field(default="restart", examples=["restart"])
+    reason: Text = Field(default="", max_length=2000)
     # None is known so far; a client that always sends an empty object is right.
     overrides: dict[str, Any] = {}
 
 
 class RerunOfGroup(Rerun):
-    which: str | list[Annotated[int, Field(ge=1, le=LARGEST_ID)]] = Field(
+    which: Text | list[Annotated[int, Field(ge=1, le=LARGEST_ID)]] = Field(
         description='"failed", "infrastructure", or ids of runs',
         examples=["failed"],
     )
 
 
 class CancelGroup(Asked):
-    queued_only: bool = Field(False, description="let finish what has started")
+    queued_only: bool = Field(default=False, description="let finish what has started")
 
 
 class Nothing(Asked):

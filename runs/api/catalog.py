@@ -1,6 +1,6 @@
 """What can be run, and where: agents, splits, container configs, competitions, hosts."""
 
-from django.db.models import Prefetch
+from django.db.models import Prefetch, QuerySet
 from django.http import Http404
 from ninja import Router
 from ninja.responses import Status
@@ -111,7 +111,7 @@ def undrain(request: ApiRequest, name: str, body: Nothing | None = None) -> Stat
     return once(request, request.auth, act, status=200)
 
 
-def _hosts():
+def _hosts() -> QuerySet[Host]:
     leases = GpuLease.objects.filter(released_at__isnull=True).select_related("attempt")
     return Host.objects.prefetch_related(
         "gpus", Prefetch("gpus__leases", queryset=leases), "prepared__competition"

@@ -307,7 +307,7 @@ class ExperimentObject(BaseModel):
                 agent=row.agent.name if row.agent else None,
                 description=row.description,
                 run_groups=sorted(groups[row.pk]),
-                counts=dict(counts[row.pk]),
+                counts=by_name(counts[row.pk]),
                 created_at=row.created_at,
                 url=address(row.get_absolute_url()),
             )
@@ -319,9 +319,13 @@ def _counts(by: str, keys: Sequence[int]) -> dict[int, dict[RunState, int]]:
     """Runs by state, for each experiment or run group. One query."""
     counts: dict[int, dict[RunState, int]] = defaultdict(dict)
     rows = Run.objects.filter(**{f"{by}__in": keys}).order_by().values_list(by, "state")
-    for key, state, count in rows.annotate(count=Count("pk")):
+    for key, state, count in rows.annotate(number=Count("pk")):
         counts[key][RunState(state)] = count
     return counts
+
+
+def by_name(counts: dict[RunState, int]) -> dict[str, int]:
+    return {state.value: count for state, count in counts.items()}
 
 
 # --------------------------------------------------------------------------------- run groups
@@ -373,7 +377,7 @@ class RunGroupObject(BaseModel):
             runs.exclude(result="")
             .order_by()
             .values_list("group", "result")
-            .annotate(count=Count("pk"))
+            .annotate(number=Count("pk"))
         ):
             results[key][result] = count
         return [
@@ -398,7 +402,7 @@ class RunGroupObject(BaseModel):
                 env=group.env,
                 acknowledge_no_gpu=group.acknowledged_no_gpu,
                 run_count=sum(counts[group.pk].values()),
-                counts=dict(counts[group.pk]),
+                counts=by_name(counts[group.pk]),
                 results=results[group.pk],
                 created_by=group.created_by.get_username() if group.created_by else None,
                 created_at=group.created_at,

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from functools import wraps
+from typing import Any
 
 import structlog
 from django.core.exceptions import PermissionDenied
@@ -61,27 +62,27 @@ def invalid(errors: Sequence[FieldError]) -> JsonResponse:
 def install(api: NinjaAPI) -> None:
     """Make every exception that an operation may raise an answer."""
 
-    def handles(kind: type[Exception], make: Callable[[Exception], HttpResponse]) -> None:
+    def handles(kind: type[Exception], make: Callable[[Any], HttpResponse]) -> None:
         api.add_exception_handler(kind, lambda request, error: make(error))
 
-    handles(Problem, lambda error: answer(error.status, error.detail, error.errors))  # type: ignore[attr-defined]
-    handles(RequestInvalid, lambda error: invalid(error.errors))  # type: ignore[attr-defined]
-    handles(NotRerunnable, lambda error: invalid([FieldError(error.field, str(error))]))  # type: ignore[attr-defined]
+    handles(Problem, lambda error: answer(error.status, error.detail, error.errors))
+    handles(RequestInvalid, lambda error: invalid(error.errors))
+    handles(NotRerunnable, lambda error: invalid([FieldError(error.field, str(error))]))
     handles(AlreadyEnded, lambda error: answer(409, str(error)))
-    handles(ValidationError, lambda error: invalid(_fields(error.errors)))  # type: ignore[attr-defined]
+    handles(ValidationError, lambda error: invalid(_fields(error.errors)))
     handles(
         AuthenticationError,
         lambda error: answer(
             401, "Send a valid token: Authorization: Bearer <token> (manage.py createtoken)."
         ),
     )
-    handles(HttpError, lambda error: answer(error.status_code, str(error)))  # type: ignore[attr-defined]
+    handles(HttpError, lambda error: answer(error.status_code, str(error)))
     handles(Http404, lambda error: answer(404, str(error) or "There is no such thing."))
     handles(PermissionDenied, lambda error: answer(403, str(error) or "You may not do this."))
     api.add_exception_handler(Exception, _unforeseen)
 
 
-def _unforeseen(request: HttpRequest, error: Exception) -> HttpResponse:
+def _unforeseen(request: HttpRequest, error: Any) -> HttpResponse:
     logger.error("api.failed", method=request.method, path=request.path, exc_info=error)
     return answer(500, "mlebench-web itself failed; its log says how.")
 
@@ -117,6 +118,9 @@ def as_json(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
 
     @wraps(view)
     def wrapped(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
+        if "\0" in request.path or "%00" in request.META.get("QUERY_STRING", ""):
+            # PostgreSQL refuses it in a text, SQLite finds nothing; here both say the same.
+            return answer(404, "Nothing has a NUL character in its name.")
         response = view(request, *args, **kwargs)
         if isinstance(response, HttpResponseNotAllowed):
             allowed = response["Allow"]

@@ -3,7 +3,7 @@
 from typing import Annotated
 from urllib.parse import quote
 
-from django.http import FileResponse, Http404, HttpResponse
+from django.http import FileResponse, Http404
 from ninja import Query, Router
 from ninja.responses import Status
 
@@ -89,7 +89,7 @@ def artifacts(request: ApiRequest, pk: int, attempt: int | None = None) -> Artif
 
 
 @router.get("/runs/{int:pk}/artifacts/{path:path}", response={200: bytes})
-def artifact(request: ApiRequest, pk: int, path: str, attempt: int | None = None) -> HttpResponse:
+def artifact(request: ApiRequest, pk: int, path: str, attempt: int | None = None) -> FileResponse:
     """One of them, as a download: a hostile program wrote it."""
     row = _run(pk)
     demand(request.auth, "runs.download", row)

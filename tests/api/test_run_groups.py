@@ -144,6 +144,8 @@ def test_competitions_may_be_picked(api: ApiClient, lab: Host) -> None:
         pytest.param({"env": {"MLE_SEED": "1"}}, "env", id="ours"),
         pytest.param({"env": {"COMPETITION_ID": "x"}}, "env", id="ours too"),
         pytest.param({"env": {"A": "\0"}}, "env", id="NUL"),
+        pytest.param({"agent": "a\0"}, "agent", id="NUL in a name"),
+        pytest.param({"experiment": "\ud800"}, "experiment", id="half a character"),
         pytest.param({"seed": 3}, "seed", id="unknown field"),
     ],
 )

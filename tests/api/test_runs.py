@@ -217,6 +217,8 @@ def test_a_viewer_downloads_nothing(viewer_api: ApiClient, group: RunGroup) -> N
         f"run-groups/{2**80}",
         "nothing",
         "agents/",
+        "hosts/a%00b",
+        "run-groups?experiment=a%00b",
     ],
 )
 def test_what_is_not_there_is_404_in_json(api: ApiClient, lab: Host, path: str) -> None:
@@ -413,6 +415,7 @@ def test_a_cancelled_run_may_be_run_again(api: ApiClient, group: RunGroup) -> No
         ({"which": "failed", "mode": "resume"}, "mode"),
         ({"which": "failed", "mode": "continue"}, "mode"),
         ({"which": "failed", "overrides": {"host": "box-1"}}, "overrides"),
+        ({"which": "failed", "reason": "a\0b"}, "reason"),
         ({"which": "failed", "reasons": "x"}, "reasons"),
     ],
 )

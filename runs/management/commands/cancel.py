@@ -1,6 +1,7 @@
 """Cancel a run or a run group. Prints how many runs were cancelled or asked to stop."""
 
 from argparse import ArgumentParser
+from typing import Any
 
 from django.core.management import BaseCommand, CommandError
 
@@ -22,8 +23,8 @@ class Command(BaseCommand):
         )
         add_user(parser)
 
-    def handle(self, **options: object) -> None:
-        user = user_named(options["user"])  # type: ignore[arg-type]
+    def handle(self, **options: Any) -> None:
+        user = user_named(options["user"])
         if options["run"] is not None:
             if options["queued_only"]:
                 raise refused([FieldError("queued_only", "It goes with --group only.")])

@@ -1,6 +1,7 @@
 """Drain a host: it takes no new runs, and finishes what it has. Prints how many it still has."""
 
 from argparse import ArgumentParser
+from typing import Any
 
 from django.core.management import BaseCommand
 
@@ -19,8 +20,8 @@ class Command(BaseCommand):
         parser.add_argument("host", metavar="HOST", help="its name")
         add_user(parser)
 
-    def handle(self, **options: object) -> None:
-        user = user_named(options["user"])  # type: ignore[arg-type]
+    def handle(self, **options: Any) -> None:
+        user = user_named(options["user"])
         demand(user, "fleet.drain")
         host = Host.objects.filter(name=options["host"]).first()
         if host is None:

@@ -2,6 +2,7 @@
 
 import json
 from argparse import ArgumentParser
+from typing import Any
 
 from django.core.management import BaseCommand
 
@@ -29,8 +30,8 @@ class Command(BaseCommand):
         parser.add_argument("--format", choices=("text", "json"), default="text")
         add_user(parser)
 
-    def handle(self, **options: object) -> None:
-        user = user_named(options["user"])  # type: ignore[arg-type]
+    def handle(self, **options: Any) -> None:
+        user = user_named(options["user"])
         group = RunGroup.objects.filter(pk=options["group"]).first()
         if group is None:
             missing = FieldError("group", f"There is no run group {options['group']}.")
@@ -38,10 +39,8 @@ class Command(BaseCommand):
         demand(user, "runs.rerun", group)
         asked = options["run"] or options["which"]
         try:
-            runs = submit.chosen(group, asked)  # type: ignore[arg-type]
-            attempts = submit.rerun(
-                runs, by=user, reason=str(options["reason"]), mode=str(options["mode"])
-            )
+            runs = submit.chosen(group, asked)
+            attempts = submit.rerun(runs, by=user, reason=options["reason"], mode=options["mode"])
         except RequestInvalid as invalid:
             raise refused(invalid.errors, {**OPTIONS, "which": "--run"}) from invalid
         except NotRerunnable as error:

@@ -4,6 +4,7 @@ import json
 import time
 from argparse import ArgumentParser
 from collections import Counter
+from typing import Any
 
 from django.core.management import BaseCommand, CommandError
 
@@ -45,21 +46,21 @@ class Command(BaseCommand):
         parser.add_argument("--format", choices=("text", "json"), default="text")
         add_user(parser)
 
-    def handle(self, **options: object) -> None:
-        user = user_named(options["user"])  # type: ignore[arg-type]
+    def handle(self, **options: Any) -> None:
+        user = user_named(options["user"])
         demand(user, "runs.add_group")
         request = RunGroupRequest(
-            agent=str(options["agent"]),
-            split=options["split"],  # type: ignore[arg-type]
-            competitions=tuple(options["competition"]),  # type: ignore[arg-type]
-            container_config=options["container_config"],  # type: ignore[arg-type]
-            seeds=options["seeds"],  # type: ignore[arg-type]
-            experiment=options["experiment"],  # type: ignore[arg-type]
-            time_limit_s=options["time_limit_s"],  # type: ignore[arg-type]
-            step_timeout_s=options["step_timeout_s"],  # type: ignore[arg-type]
-            priority=options["priority"],  # type: ignore[arg-type]
-            env=_variables(options["env"]),  # type: ignore[arg-type]
-            acknowledge_no_gpu=bool(options["acknowledge_no_gpu"]),
+            agent=options["agent"],
+            split=options["split"],
+            competitions=tuple(options["competition"]),
+            container_config=options["container_config"],
+            seeds=options["seeds"],
+            experiment=options["experiment"],
+            time_limit_s=options["time_limit_s"],
+            step_timeout_s=options["step_timeout_s"],
+            priority=options["priority"],
+            env=_variables(options["env"]),
+            acknowledge_no_gpu=options["acknowledge_no_gpu"],
         )
         try:
             group = submit.create_run_group(request, by=user)
