@@ -164,11 +164,11 @@ def number_line(thresholds: Thresholds, score: float | None = None) -> SafeStrin
         beyond = " ▸" if sign * score > high else ""
         parts.append(
             format_html(
-                '<line class="err" x1="{0}" x2="{0}" y1="34" y2="66"/>'
-                '<circle class="pt" cx="{0}" cy="{1}" r="4.5"/>'
+                '<line class="err" x1="{0}" x2="{0}" y1="38" y2="60"/>'
+                '<path class="pt" d="M{0} {1}l-5 8h10z"/>'
                 '<text class="lbl" x="{2}" y="80" text-anchor="middle">{3}{4}{5}</text>',
                 f"{x:.1f}",
-                y + 5,
+                y + 12,
                 f"{min(max(x, 26), 264):.1f}",
                 outside,
                 f"{score:.5g}",

@@ -16,6 +16,8 @@ BOLD = re.compile(r"\*\*([^*\n]+)\*\*")
 HEADING = re.compile(r"#{1,6}\s+(.*)")
 ITEM = re.compile(r"\s*(?:[-*]|\d+\.)\s+(.*)")
 FENCE = "```"
+ROW = re.compile(r"\s*\|(.*)\|\s*")
+RULE = re.compile(r"[\s|:-]+")
 
 
 @register.filter
@@ -26,15 +28,23 @@ def prose(text: str) -> SafeString:
 def _blocks(lines: list[str]) -> Iterator[str]:
     paragraph: list[str] = []
     items: list[str] = []
+    rows: list[list[str]] = []
+    indented: list[str] = []
     code: list[str] | None = None
 
     def ended() -> Iterator[str]:
+        if indented:
+            yield f"<pre>{escape(chr(10).join(indented))}</pre>"
+            indented.clear()
         if paragraph:
             yield f"<p>{_inline(' '.join(paragraph))}</p>"
             paragraph.clear()
         if items:
             yield f"<ul>{''.join(f'<li>{_inline(item)}</li>' for item in items)}</ul>"
             items.clear()
+        if rows:
+            yield _table(rows)
+            rows.clear()
 
     for line in lines:
         if line.strip().startswith(FENCE):
@@ -46,6 +56,15 @@ def _blocks(lines: list[str]) -> Iterator[str]:
                 code = None
         elif code is not None:
             code.append(line)
+        elif line.startswith("    ") and not (paragraph or items):
+            if rows:
+                yield from ended()
+            indented.append(line[4:])
+        elif row := ROW.fullmatch(line):
+            if not rows:
+                yield from ended()
+            if not RULE.fullmatch(row[1]):
+                rows.append(row[1].split("|"))
         elif heading := HEADING.fullmatch(line.strip()):
             yield from ended()
             yield f"<h3>{_inline(heading[1])}</h3>"
@@ -58,10 +77,21 @@ def _blocks(lines: list[str]) -> Iterator[str]:
         elif items:
             items[-1] += f" {line.strip()}"
         else:
+            if rows or indented:
+                yield from ended()
             paragraph.append(line.strip())
     yield from ended()
     if code:
         yield f"<pre>{escape(chr(10).join(code))}</pre>"
+
+
+def _table(rows: list[list[str]]) -> str:
+    head, *body = rows
+    cells = "".join(f'<th scope="col">{_inline(cell.strip())}</th>' for cell in head)
+    lines = "".join(
+        f"<tr>{''.join(f'<td>{_inline(cell.strip())}</td>' for cell in row)}</tr>" for row in body
+    )
+    return f'<table class="tbl"><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table>'
 
 
 def _inline(text: str) -> str:

@@ -19,4 +19,8 @@ def experiment_page(request: SignedInRequest, pk: int) -> HttpResponse:
             "experiment", "agent", "split", "container_config", "created_by"
         )
     ).order_by("-created_at", "-pk")
-    return render(request, "runs/experiment.html", {"section": "leaderboard", "experiment": experiment, "rows": rows_of(groups)})
+    return render(
+        request,
+        "runs/experiment.html",
+        {"section": "leaderboard", "experiment": experiment, "rows": rows_of(groups)},
+    )

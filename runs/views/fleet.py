@@ -1,5 +1,7 @@
 """Worker hosts and their GPUs; drain and undrain."""
 
+from typing import Any
+
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
@@ -23,7 +25,7 @@ from runs.templatetags.show import size as in_bytes
 RECENT = 25
 
 
-def _live_leases() -> "Prefetch[GpuLease]":
+def _live_leases() -> Any:
     leases = GpuLease.objects.filter(released_at__isnull=True).select_related(
         "attempt__run__competition"
     )

@@ -184,7 +184,7 @@ def _prefilled(request: SignedInRequest) -> NewRunGroupForm:
         if isinstance(value, list):
             data.setlist(name, value)
         elif value is not None and value is not False:
-            data[name] = str(value)
+            data[name] = f"{value:g}" if isinstance(value, float) else str(value)
     filled = NewRunGroupForm(data, by=request.user)
     filled.is_valid()
     return filled
@@ -237,7 +237,7 @@ def _form_page(
         "agents": Agent.objects.filter(is_listed=True),
         "splits": Split.objects.annotate(
             count=Count("competitions"), bytes=Sum("competitions__dataset_size_bytes")
-        ),
+        ).order_by("position", "name"),
         "configs": ContainerConfig.objects.all(),
         "competitions": Competition.objects.order_by("-is_demo", "name"),
         "experiments": Experiment.objects.values_list("name", flat=True),

@@ -24,8 +24,8 @@ RESULTS = {
     Result.BRONZE: Mark("bronze", "B", "bronze", "B", "f-bronze", "ok"),
     Result.ABOVE_MEDIAN: Mark("above_median", "▴", "above median", "a", "f-a", "ok"),
     Result.VALID: Mark("valid", "·", "valid, below median", "b", "f-b", "ok"),
-    Result.INVALID: Mark("invalid", "\u00d7", "invalid submission", "x", "f-badsoft", "warn"),
-    Result.NO_SUBMISSION: Mark("no_submission", "∅", "no submission", "x", "f-badsoft", "warn"),
+    Result.INVALID: Mark("invalid", "\u00d7", "invalid submission", "x", "f-bad", "warn"),
+    Result.NO_SUBMISSION: Mark("no_submission", "∅", "no submission", "x", "f-bad", "warn"),
 }
 AGENT_FAILED = Mark("agent_failed", "A", "agent failed", "F", "f-bad", "bad")
 INFRASTRUCTURE_FAILED = Mark(

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import median
 
@@ -21,6 +21,8 @@ from runs.views.marks import Mark, mark_of
 
 ORDERS = {"split": "By split", "failed": "Failed first", "slowest": "Slowest"}
 MEDALS = (Result.GOLD, Result.SILVER, Result.BRONZE)
+# Columns of the grid on a wide screen, and rows of one before a split goes on in the next.
+COLUMNS, COLUMN_ROWS = 4, 24
 # Splits that a benchmark of all competitions is read by.
 COMPLEXITY = ("low", "medium", "high")
 OVER = (RunState.FINISHED, RunState.FAILED, RunState.CANCELLED)
@@ -44,6 +46,8 @@ class Row:
 class Section:
     title: str
     rows: Sequence[Row]
+    # How many competitions it has in all; None where it goes on from the column before.
+    count: int | None
 
 
 @dataclass(frozen=True)
@@ -129,12 +133,15 @@ class Picture:
     figures: Figures
     causes: Sequence[FailedCause]
     hosts: Sequence[HostInUse]
-    # What the newest changes were, for who listens to the page.
-    news: Sequence[str] = field(default_factory=tuple)
 
     @property
     def is_over(self) -> bool:
         return self.state in OVER
+
+    @property
+    def has_column_each(self) -> bool:
+        """Whether each section can begin a column of its own."""
+        return 1 < len(self.sections) <= COLUMNS
 
     @property
     def status(self) -> tuple[str, str]:
@@ -260,10 +267,10 @@ def _sections(
         )
     if order == "failed":
         rows.sort(key=lambda row: -sum(cell.mark.status == "bad" for cell in row.cells))
-        return [Section(ORDERS[order], rows)]
+        return [Section(ORDERS[order], rows, len(rows))]
     if order == "slowest":
         rows.sort(key=lambda row: -(row.seconds or 0))
-        return [Section(ORDERS[order], rows)]
+        return [Section(ORDERS[order], rows, len(rows))]
     return _by_split(group, rows)
 
 
@@ -280,14 +287,24 @@ def _by_split(group: RunGroup, rows: Sequence[Row]) -> list[Section]:
         )
     )
     rest = group.split.title if group.split and not where else "Others" if where else "Picked"
-    sections = [
-        Section(title, [row for row in rows if membership.get(row.competition.pk) == name])
-        for name, title in sorted(where.items(), key=lambda item: COMPLEXITY.index(item[0]))
-    ]
-    others = [row for row in rows if row.competition.pk not in membership]
-    if others:
-        sections.append(Section(rest, others))
+    sections = []
+    for name, title in sorted(where.items(), key=lambda item: COMPLEXITY.index(item[0])):
+        sections += _columns(
+            title, [row for row in rows if membership.get(row.competition.pk) == name]
+        )
+    if others := [row for row in rows if row.competition.pk not in membership]:
+        sections += _columns(rest, others)
     return sections
+
+
+def _columns(title: str, rows: Sequence[Row]) -> list[Section]:
+    """A split that is too long for one column, as equal parts."""
+    parts = -(-len(rows) // COLUMN_ROWS) or 1
+    size = -(-len(rows) // parts)
+    return [
+        Section(title, rows[at : at + size], None if at else len(rows))
+        for at in range(0, len(rows), size)
+    ]
 
 
 def _causes(runs: Iterable[Run], newest: dict[int, Attempt]) -> list[FailedCause]:

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePosixPath
+from typing import BinaryIO
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
 from django.db.models import Max, Prefetch, Sum
-from django.http import FileResponse, Http404, HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.utils.safestring import SafeString
@@ -31,12 +32,13 @@ from runs.models import Attempt, GradingReport, LogSegment, Move, Run
 from runs.views import marks
 from runs.views.groups import rerun_and_tell
 from runs.views.picture import OVER, hardware_words
+from runs.views.streaming import streamed
 from runs.workspace import Refused, open_beneath
 
 FRESH_FOR_S = 9
 LINES_SHOWN = 2000
 HISTORY_BYTES = 256 * 1024
-RAW_CHUNK_BYTES = 1024 * 1024
+CHUNK_BYTES = 1024 * 1024
 
 OUTCOME_STATUS = {
     Outcome.GRADED: "ok",
@@ -159,6 +161,10 @@ def _state(run: Run, attempts: list[Attempt], shown: Attempt) -> dict[str, objec
         "report": report,
         "upstream": report.as_upstream().items() if report else (),
         "line": _line(run, report),
+        "thresholds": [
+            (letter, word, getattr(report or run.competition, f"{word}_threshold"))
+            for letter, word in (("G", "gold"), ("S", "silver"), ("B", "bronze"), ("a", "median"))
+        ],
         "result_mark": marks.RESULTS.get(report.result) if report else None,
         "kept_bytes": sum(int(each.get("bytes") or 0) for each in shown.artifacts),
     }
@@ -400,20 +406,21 @@ def log_lines(request: SignedInRequest, pk: int, number: int) -> HttpResponse:
 def raw_log(request: SignedInRequest, pk: int, number: int, source: str) -> StreamingHttpResponse:
     """The whole log as text, as it was written."""
     attempt = get_object_or_404(Attempt, run=pk, number=number)
-    response = StreamingHttpResponse(
-        _raw(attempt.pk, _source(source)), content_type="text/plain; charset=utf-8"
+    if source not in LogSegment.Source.values:
+        raise Http404("There is no such log.")
+    return streamed(
+        request,
+        _raw(attempt.pk, source),
+        content_type="text/plain; charset=utf-8",
+        filename=f"run-{pk}-attempt-{number}-{source}.log",
     )
-    name = f"run-{pk}-attempt-{number}-{source}.log"
-    response["Content-Disposition"] = f'attachment; filename="{name}"'
-    response["Content-Security-Policy"] = "default-src 'none'; sandbox"
-    return response
 
 
-def _raw(attempt_pk: int, source: str) -> Iterator[str]:
+def _raw(attempt_pk: int, source: str) -> Iterator[bytes]:
     offset = 0
     while True:
-        window = logs.window(attempt_pk, source, offset=offset, limit_bytes=RAW_CHUNK_BYTES)
-        yield window.text
+        window = logs.window(attempt_pk, source, offset=offset, limit_bytes=CHUNK_BYTES)
+        yield window.text.encode()
         if window.end >= window.total or window.end <= offset:
             return
         offset = window.end
@@ -525,7 +532,7 @@ def _line_css(plain: str) -> str:
 
 @login_required
 @require_GET
-def artifact(request: SignedInRequest, pk: int, number: int, path: str) -> FileResponse:
+def artifact(request: SignedInRequest, pk: int, number: int, path: str) -> StreamingHttpResponse:
     """A file that the agent left: only one that was kept, as a download, never as a page of ours.
 
     The name must be in the attempt's own list, and it is opened beneath the attempt's folder
@@ -544,12 +551,15 @@ def artifact(request: SignedInRequest, pk: int, number: int, path: str) -> FileR
         raise Http404("The file is no longer there.") from error
     except Refused as refused:
         raise PermissionDenied(str(refused)) from refused
-    response = FileResponse(
-        file,
-        as_attachment=True,
-        filename=PurePosixPath(path).name,
+    return streamed(
+        request,
+        _chunks(file),
         content_type="application/octet-stream",
+        filename=PurePosixPath(path).name,
     )
-    response["Content-Security-Policy"] = "default-src 'none'; sandbox"
-    response["X-Content-Type-Options"] = "nosniff"
-    return response
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
