@@ -54,7 +54,10 @@ def main(*, ends: bool) -> int:
     runs = of(groups)
     console.print(leaderboard(groups))
     console.print(table_of_runs(runs))
-    console.print(f"In the browser: {settings.PUBLIC_URL}/leaderboard/", soft_wrap=True)
+    if ends:
+        console.print("In the browser: start ./run on the same data folder.")
+    else:
+        console.print(f"In the browser: {settings.PUBLIC_URL}/leaderboard/", soft_wrap=True)
     missed = [run for run in runs if not is_graded(run)]
     for run in missed:
         console.print(
@@ -262,7 +265,8 @@ def hardware(run: Run) -> str:
     if not had:
         return "not reported"
     memory = had.get("memory_bytes")
-    words = [f"{had['cpus']:g} CPUs" if had.get("cpus") else "CPUs not limited"]
+    cpus = had.get("cpus")
+    words = [f"{cpus:g} CPU{'' if cpus == 1 else 's'}" if cpus else "CPUs not limited"]
     if memory:
         words.append(f"{memory / 2**30:.0f} GiB")
     gpus = Counter(gpu["name"] for gpu in had.get("gpus", []))
