@@ -15,7 +15,8 @@ from pathlib import Path
 from mlebench_web.catalog.package_index import PackageIndex
 
 Progress = Callable[[int, int | None], None]
-TRIES = 4
+# Before each try.
+PAUSES_SECONDS = (0, 1, 2, 4)
 TIMEOUT_SECONDS = 30
 CHUNK_BYTES = 256 * 1024
 SIMPLE_API = "application/vnd.pypi.simple.v1+json, text/html;q=0.5"
@@ -62,14 +63,13 @@ def fetch(
 ) -> None:
     """Download `url` to `to`. Goes on where a broken one stopped, if the server can.
 
-    Raises DownloadFailed after TRIES tries, and when the content is not the pinned one.
+    Raises DownloadFailed after the last try, and when the content is not the pinned one.
     """
     to.parent.mkdir(parents=True, exist_ok=True)
     part = to.with_name(to.name + ".part")
     reason = ""
-    for attempt in range(TRIES):
-        if attempt:
-            time.sleep(2 ** (attempt - 1))
+    for pause in PAUSES_SECONDS:
+        time.sleep(pause)
         try:
             _append(index, url, part, size_bytes, progress)
         except (OSError, HTTPException) as error:
@@ -157,7 +157,7 @@ def _find(index: PackageIndex, page: str, file_name: str) -> str | None:
         address = urllib.parse.urljoin(base, link)
         path = urllib.parse.unquote(urllib.parse.urlsplit(address).path)
         if path.rpartition("/")[2] == file_name:
-            return urllib.parse.urldefrag(address).url
+            return _with_password_of(page, urllib.parse.urldefrag(address).url)
     return None
 
 
@@ -167,7 +167,17 @@ def _sha256(path: Path) -> str:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, urllib.error.HTTPError):
+        return str(error)
     return str(getattr(error, "reason", "") or error) or type(error).__name__
+
+
+def _with_password_of(page: str, url: str) -> str:
+    """The index's user and password count for files on the same server too, as with pip."""
+    ours, parts = urllib.parse.urlsplit(page), urllib.parse.urlsplit(url)
+    if "@" in ours.netloc and ours.netloc.rpartition("@")[2] == parts.netloc:
+        parts = parts._replace(netloc=ours.netloc)
+    return urllib.parse.urlunsplit(parts)
 
 
 def _without_password(url: str) -> str:

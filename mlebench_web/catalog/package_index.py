@@ -37,8 +37,7 @@ class PackageIndex:
                 lines.append("\n    ".join([f"{name} =", *values]))
         if self.timeout_seconds:
             lines.append(f"timeout = {self.timeout_seconds}")
-        # A percent sign is pip's own escape character in values.
-        return "\n".join(lines).replace("%", "%%") + "\n"
+        return "\n".join(lines) + "\n"
 
     def ssl_context(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=str(self.ca_bundle) if self.ca_bundle else None)
