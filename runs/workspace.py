@@ -317,6 +317,22 @@ class Workspace:
                 os.close(source)
                 os.close(destination)
 
+    def make_readable(self, engine: "Engine", image_id: str = "") -> None:
+        """Open the outputs to this user, once the agent has ended. Root can read them anyway.
+
+        A file that was written aside and renamed (as tempfile does it) is its owner's alone, and
+        in a container the owner is another user than the worker. Raises EngineFailure.
+        """
+        if os.geteuid() == 0:
+            return
+        for name in OUTPUTS:
+            folder = self.root / name
+            # BSD's find has no -readable, and then says so: better once too often.
+            look = ["find", str(folder), "!", "-readable", "-print", "-quit"]
+            found = subprocess.run(look, capture_output=True, check=False, timeout=60)
+            if folder.exists() and (found.stdout or found.returncode):
+                engine.make_readable(folder, image_id)
+
     def remove(self, engine: "Engine", image_id: str = "") -> None:
         """Remove everything of this attempt but what was collected. Files of the container's
         users go through a helper container of `image_id` where this user may not remove them.

@@ -169,6 +169,9 @@ class Engine(Protocol):
     def remove_folder(self, path: Path, image_id: str) -> None:
         """Remove a folder whose files may belong to other users. Gone already is no error."""
 
+    def make_readable(self, path: Path, image_id: str) -> None:
+        """Let everybody read what is below, whoever it belongs to; links are not followed."""
+
 
 @functools.cache
 def engine_of(runtime: str) -> Engine:

@@ -427,12 +427,19 @@ class DockerEngine:
         remove_tree(path)
         if not path.exists():
             return
-        # Files of another user: root in a container may, where this process may not.
+        self._as_root(path, image_id, "rm", "-rf")
+        if path.exists():
+            raise EngineFailure(Cause.ENGINE_ERROR, f"{shlex.quote(str(path))} cannot be removed")
+
+    def make_readable(self, path: Path, image_id: str) -> None:
+        self._as_root(path, image_id, "chmod", "-R", "a+rX")
+
+    def _as_root(self, path: Path, image_id: str, *command: str) -> None:
+        """Do to `path` what root in a container may and this process may not."""
         with engine_errors():
-            image = image_id or next(iter(self._api.images(quiet=True)), "")
             made = self._api.create_container(
-                image,
-                entrypoint=["rm", "-rf", "--", f"/parent/{path.name}"],
+                image_id or next(iter(self._api.images(quiet=True)), ""),
+                entrypoint=[*command, "--", f"/parent/{path.name}"],
                 user="root",
                 network_disabled=True,
                 host_config=self._api.create_host_config(
@@ -447,8 +454,6 @@ class DockerEngine:
                 self._slow.wait(made["Id"])
             finally:
                 self._slow.remove_container(made["Id"], force=True)
-        if path.exists():
-            raise EngineFailure(Cause.ENGINE_ERROR, f"{shlex.quote(str(path))} cannot be removed")
 
 
 def _state(status: str) -> ContainerState:

@@ -324,6 +324,11 @@ class ProcessEngine:
         if path.exists():
             raise EngineFailure(Cause.ENGINE_ERROR, f"{path} cannot be removed")
 
+    def make_readable(self, path: Path, image_id: str) -> None:
+        # The agent is the same user as this process, and may have shut itself out.
+        command = ["chmod", "-R", "u+rwX", "--", str(path)]
+        subprocess.run(command, capture_output=True, check=False, timeout=60)
+
 
 def _number(path: Path) -> int | None:
     try:

@@ -208,18 +208,24 @@ class Evidence:
     disk_free_bytes: int | None = None
 
 
-def cause_of_end(seen: Evidence, *, agent_started: bool) -> tuple[Cause, str]:
+def cause_of_end(
+    seen: Evidence, *, agent_started: bool, earlier_memory_kills: int = 0
+) -> tuple[Cause, str]:
     """Why a container that we did not stop is no longer of use, and the sentence that says so.
 
     Before the agent started, a memory kill hit the relay, which is ours. After that the limit is
     the agent's own, whichever of its container's processes the kernel picked.
+
+    `earlier_memory_kills`: those after which the container was still seen alive. The engine keeps
+    its mark of a memory kill for good, so then it does not say what ended the container.
     """
     if not seen.exists:
         return Cause.CONTAINER_REMOVED, "The container is gone; nobody here removed it."
     if seen.engine_error:
         return cause_of_engine_error(seen.engine_error), seen.engine_error
     ended = "runs" if seen.is_running else f"ended with exit code {seen.exit_code}"
-    if seen.oom_killed or seen.memory_kills:
+    was_killed_for_memory = seen.oom_killed and not earlier_memory_kills
+    if was_killed_for_memory or (seen.memory_kills or 0) > earlier_memory_kills:
         if agent_started:
             return (
                 Cause.OUT_OF_MEMORY,

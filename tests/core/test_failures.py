@@ -202,5 +202,12 @@ def test_a_containers_end_has_a_cause(seen: Evidence, before: Cause, after: Caus
     assert sentence
 
 
+def test_an_earlier_memory_kill_does_not_explain_a_later_end() -> None:
+    # Seen on the engine: a process of the agent killed for memory, the container killed later.
+    seen = evidence(exit_code=137, oom_killed=True)
+    cause, _ = cause_of_end(seen, agent_started=True, earlier_memory_kills=1)
+    assert cause == Cause.CONTAINER_KILLED
+
+
 def test_every_cause_is_explained() -> None:
     assert set(EXPLAINED) == set(Cause)

@@ -486,6 +486,20 @@ def test_files_of_others_are_removed_through_a_container(
     spec.workspace.remove(lab.engine, lab.image)
 
 
+def test_files_of_others_are_opened_to_be_read(lab: Lab, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("")
+    outside.chmod(0o600)
+    spec, container = lab.run(
+        f"umask 077; mkdir /home/code/a; echo x > /home/code/a/b; ln -s {outside} /home/code/link"
+    )
+    lab.engine.remove(container)
+    lab.engine.make_readable(spec.workspace.code, lab.image)
+    assert (spec.workspace.code / "a").stat().st_mode & 0o007 == 0o005
+    assert (spec.workspace.code / "a" / "b").stat().st_mode & 0o007 == 0o004
+    assert outside.stat().st_mode & 0o777 == 0o600
+
+
 # ---------------------------------------------------------------------------- hostile outputs
 
 

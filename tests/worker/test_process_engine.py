@@ -272,3 +272,18 @@ def test_only_containers_of_this_installation_and_host_are_its_own(lab: Lab) -> 
     (found,) = ENGINE.own_containers("here", "lab")
     assert (found.id, found.attempt_id, found.state) == (container, 1, ContainerState.RUNNING)
     assert ENGINE.own_containers("here", "else") == ENGINE.own_containers("other", "lab") == []
+
+
+def test_files_that_an_agent_shut_itself_out_of_are_opened(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, _ = lab.run(
+        "echo x > $SUBMISSION_DIR/submission.csv; chmod 0 $SUBMISSION_DIR/submission.csv"
+    )
+    path = spec.workspace.submission / "submission.csv"
+    spec.workspace.make_readable(ENGINE)
+    if os.geteuid() == 0:
+        # Root reads it as it is; do what another user would.
+        assert path.stat().st_mode & 0o777 == 0
+        ENGINE.make_readable(spec.workspace.submission, "")
+    assert path.stat().st_mode & 0o400
