@@ -42,8 +42,9 @@ BLOCK_BYTES = 4 * MIB
 READ_BYTES = MIB
 CALL_BYTES = 8 * MIB
 # Rows at the end that are shorter than a size, and together reach it, become one row. So a byte
-# is rewritten at most once for each size, and a stream of 1 GiB has some hundred rows.
-MERGE_BYTES = (4 * KIB, 64 * KIB, MIB, 16 * MIB)
+# is rewritten at most once for each size, and a stream of 1 GiB has some 300 rows. Larger ones
+# would cost memory in each supervisor, and time in each window.
+MERGE_BYTES = (4 * KIB, 64 * KIB, 512 * KIB, 4 * MIB)
 MERGE_ROWS = 16
 LINE_BYTES = 4 * KIB
 REDACTED = "•••".encode()

@@ -19,8 +19,6 @@ from mlebench_web.fleet.gpus import GpuReading
 
 CGROUPS = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
-# Version 1 says "no limit" by a number near 2**63; no machine has this much memory.
-NO_LIMIT_BYTES = 2**60
 ML_MODULES = ("numpy", "pandas", "sklearn", "lightgbm", "PIL")
 
 
@@ -78,10 +76,13 @@ def describe(
 
 
 def slots() -> int:
-    """How many runs at once at most: SLOTS, else one per two CPUs, from one to eight."""
+    """How many runs at once at most: SLOTS, else one per two CPUs, from two to eight.
+
+    An upper bound and the share of a config that names no limits; what fits decides below it.
+    """
     if settings.SLOTS:
         return int(settings.SLOTS)
-    return max(1, min(8, int(cpus() // 2)))
+    return max(2, min(8, int(cpus() // 2)))
 
 
 def cpus(*, proc: Path = PROC, cgroups: Path = CGROUPS) -> float:
@@ -93,7 +94,10 @@ def cpus(*, proc: Path = PROC, cgroups: Path = CGROUPS) -> float:
 
 
 def memory_bytes(*, proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
-    """Memory that this process and its neighbours in the same cgroup may use."""
+    """Memory that this process and its neighbours in the same cgroup may use.
+
+    Version 1 says "no limit" by a number that is larger than any machine.
+    """
     return min([psutil.virtual_memory().total, *_memory_limits(proc, cgroups)])
 
 
@@ -113,7 +117,7 @@ def _memory_limits(proc: Path, cgroups: Path) -> list[int]:
     limits = []
     for folder in _cgroup_folders("memory", proc, cgroups):
         limit = _read(folder / "memory.max") or _read(folder / "memory.limit_in_bytes")
-        if limit.isdigit() and 0 < int(limit) < NO_LIMIT_BYTES:
+        if limit.isdigit() and int(limit):
             limits.append(int(limit))
     return limits
 
