@@ -226,7 +226,7 @@ HOST_NAME = env.text("HOST_NAME", socket.gethostname())
 # Empty: the engine of the environment (DOCKER_HOST or the usual socket). "none": no engine.
 ENGINE_URL = env.text("ENGINE_URL")
 # An upper bound of runs at once on this host; resources decide below it.
-SLOTS = env.number("SLOTS", 0)  # 0: one per two CPUs, at least one, at most eight
+SLOTS = env.number("SLOTS", 0)  # 0: one per two CPUs, at least two, at most eight
 # What stays for the system when a run's memory limit is worked out.
 MEMORY_RESERVE_BYTES = env.gibibytes("MEMORY_RESERVE_GIB", 2)
 DISK_RESERVE_BYTES = env.gibibytes("DISK_RESERVE_GIB", 2)
