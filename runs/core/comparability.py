@@ -25,15 +25,14 @@ class Hardware:
     gpu_names: tuple[str, ...] | None = None
 
     def __str__(self) -> str:
-        """ "1 x NVIDIA A10, 4 CPUs, 16 GB"; empty when nothing was measured."""
+        """ "1 x NVIDIA A10, 4 CPUs, 16 GiB"; empty when nothing was measured."""
         parts = []
         if self.gpu_names is not None:
             parts.append(gpus_in_words(self.gpu_names))
         if self.cpus is not None:
             parts.append(f"{self.cpus:g} CPU" + ("" if self.cpus == 1 else "s"))
         if self.memory_bytes is not None:
-            gigabytes = self.memory_bytes / 1e9
-            parts.append(f"{gigabytes:.0f} GB" if gigabytes >= 10 else f"{gigabytes:.2g} GB")
+            parts.append(gibibytes(self.memory_bytes))
         return ", ".join(parts)
 
 
@@ -43,6 +42,11 @@ class Difference:
 
     name: str
     text: str
+
+
+def gibibytes(size_bytes: int) -> str:
+    """ "440 GiB", "1.5 GiB"."""
+    return f"{size_bytes / 2**30:.1f}".removesuffix(".0") + " GiB"
 
 
 def gpus_in_words(names: tuple[str, ...]) -> str:
@@ -70,7 +74,8 @@ def differences(*, hours: float | None, hardware: Hardware, seeds: int) -> tuple
     ):
         found.append(
             Difference(
-                "RAM", f"{hardware.memory_bytes / 1e9:.3g} GB of memory, not {OFFICIAL_MEMORY_GB}"
+                "RAM",
+                f"{gibibytes(hardware.memory_bytes)} of memory, not {OFFICIAL_MEMORY_GB} GB",
             )
         )
     if hardware.gpu_names is None:

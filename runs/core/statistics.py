@@ -149,7 +149,7 @@ def numpy_sum(values: Sequence[float]) -> float:
     return total
 
 
-def ranks(scores: Mapping[object, Summary]) -> dict[object, int]:
+def ranks[Key](scores: Mapping[Key, Summary]) -> dict[Key, int]:
     """Place of each: 1 + the number whose (mean - SEM) is above this one's (mean + SEM).
 
     For display, not a test: overlapping rows share a place.
