@@ -117,6 +117,15 @@ def test_an_agent_of_a_checkout_keeps_its_name_and_ours_gives_way() -> None:
     assert Agent.objects.filter(image_name="dummy").count() == 2
 
 
+def test_ours_gets_another_name_where_its_own_is_taken() -> None:
+    Agent.objects.filter(name="dummy").update(is_builtin=False, folder="/checkout/agents/dummy")
+
+    importer.sync_builtin()
+
+    assert Agent.objects.get(name="dummy").folder == "/checkout/agents/dummy"
+    assert Agent.objects.get(name="builtin/dummy").is_builtin
+
+
 def test_folders_of_what_ships_are_found_wherever_the_checkout_is() -> None:
     for competition in Competition.objects.filter(is_demo=True):
         folder = data.folder_of(competition)
