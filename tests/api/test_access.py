@@ -121,6 +121,7 @@ def test_openapi_describes_every_operation_of_design(client: Client, db: None) -
         ("GET", "competitions"),
         ("GET", "hosts"),
         ("GET", "experiments"),
+        ("GET", "leaderboard"),
         ("POST", "run-groups"),
         ("GET", "run-groups/{pk}"),
         ("GET", "run-groups/{pk}/runs"),
