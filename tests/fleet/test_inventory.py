@@ -87,7 +87,7 @@ def test_without_cgroups_the_machine_counts(tree: Tree) -> None:
     assert tree.memory() == psutil.virtual_memory().total
 
 
-@pytest.mark.parametrize(("cpus", "slots"), [(1, 1), (2, 1), (5, 2), (64, 8)])
+@pytest.mark.parametrize(("cpus", "slots"), [(1, 2), (2, 2), (6, 3), (64, 8)])
 def test_slots_follow_the_cpus(
     monkeypatch: pytest.MonkeyPatch, settings: Settings, cpus: int, slots: int
 ) -> None:
