@@ -116,19 +116,20 @@ def forward(client: socket.socket, lines: list[bytes], rest: bytes, link: str) -
                     return
                 host.sendall(chunk)
                 left -= len(chunk)
-        except BrokenPipeError:
+        except (BrokenPipeError, ConnectionResetError):
             # The host refused before it had read all (too big, too many): its answer counts.
             pass
         answered = False
-        try:
-            while True:
+        while True:
+            try:
                 chunk = host.recv(CHUNK)
-                if not chunk:
-                    break
-                answered = True
-                client.sendall(chunk)
-        except ConnectionResetError:
-            pass
+            except OSError:
+                # It went away, or said nothing for too long.
+                break
+            if not chunk:
+                break
+            answered = True
+            client.sendall(chunk)
         if not answered:
             reply(client, 503, b'{"error": "validation ended; try again"}', "Retry-After: 5")
 
