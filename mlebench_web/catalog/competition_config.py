@@ -52,9 +52,14 @@ class CompetitionConfig:
     def ships_data(self) -> bool:
         return self.source.kind == "folder"
 
-    def thresholds(self) -> Thresholds:
-        """From leaderboard.csv. Raises ConfigInvalid when its direction is not the declared one."""
+    def thresholds(self) -> Thresholds | None:
+        """From leaderboard.csv; None before it was made.
+
+        Raises ConfigInvalid when its direction is not the declared one.
+        """
         path = self.folder / "leaderboard.csv"
+        if not path.exists():
+            return None
         try:
             with path.open(newline="") as file:
                 scores = [float(row["score"]) for row in csv.DictReader(file)]

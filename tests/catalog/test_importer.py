@@ -1,4 +1,5 @@
 import csv
+import shutil
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,8 @@ from django.core.management import call_command
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from mlebench_web.catalog import data, images, importer
+from mlebench_web.catalog import data, folders, images, importer
+from mlebench_web.catalog.competition_config import ConfigInvalid
 from mlebench_web.catalog.models import Agent, Competition, ContainerConfig, Split
 
 pytestmark = pytest.mark.django_db
@@ -124,6 +126,36 @@ def test_ours_gets_another_name_where_its_own_is_taken() -> None:
 
     assert Agent.objects.get(name="dummy").folder == "/checkout/agents/dummy"
     assert Agent.objects.get(name="builtin/dummy").is_builtin
+
+
+def test_a_new_competition_is_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a leaderboard yet: its ladder can only run once it is in the catalog."""
+    shutil.copytree(folders.COMPETITIONS / "demo-diamond-prices", tmp_path / "demo-new")
+    config = tmp_path / "demo-new" / "config.yaml"
+    config.write_text(config.read_text().replace("demo-diamond-prices", "demo-new"))
+    (tmp_path / "demo-new" / "leaderboard.csv").unlink()
+    monkeypatch.setattr(folders, "COMPETITIONS", tmp_path)
+
+    importer.sync_builtin()
+
+    new = Competition.objects.get(name="demo-new")
+    assert new.gold_threshold is None
+    assert new.is_lower_better
+    assert names("demo") == {"demo-new"}
+    # Gone from its folder, and still in the catalog: runs refer to it.
+    assert Competition.objects.filter(name="demo-diamond-prices").exists()
+
+
+def test_a_leaderboard_in_the_wrong_order_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "demo-diamond-prices"
+    shutil.copytree(folders.COMPETITIONS / "demo-diamond-prices", folder)
+    (folder / "leaderboard.csv").write_text("rank,score\n1,0.9\n2,0.1\n")
+    monkeypatch.setattr(folders, "COMPETITIONS", tmp_path)
+
+    with pytest.raises(ConfigInvalid, match="best first"):
+        importer.sync_builtin()
 
 
 def test_folders_of_what_ships_are_found_wherever_the_checkout_is() -> None:
