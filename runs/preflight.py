@@ -47,7 +47,10 @@ class ConfigChoice:
 
 @dataclass(frozen=True)
 class Fleet:
-    """The hosts that are online; where none is, all that are known."""
+    """The hosts that are online; where none is, all that are known.
+
+    One whose host service has not described it yet is not known: what it lacks is not said.
+    """
 
     hosts: list[Host]
     offers: list[Offer]
@@ -65,7 +68,7 @@ class Fleet:
 
 def fleet_now() -> Fleet:
     at = hosts.now()
-    known = list(Host.objects.all())
+    known = list(Host.objects.filter(service_seen_at__isnull=False))
     online = [host for host in known if host.is_online(at)]
     shown = online or known
     return Fleet(shown, [queue.offer_of(host) for host in shown], is_online=bool(online))
@@ -151,15 +154,16 @@ def choose_config(wanted: Wanted, fleet: Fleet) -> ConfigChoice:
 
 def _demo_config(wanted: Wanted, fleet: Fleet) -> ConfigChoice:
     demo = ContainerConfig.objects.get(name=DEMO)
-    if wanted.is_image_building or not fleet.offers or not wanted.agent.runs_as_process:
+    if wanted.is_image_building or not wanted.agent.runs_as_process:
         return ConfigChoice(demo)
-    if not any(offer.engine for offer in fleet.offers):
+    if fleet.offers and not any(offer.engine for offer in fleet.offers):
         why = "No host has a container engine"
     elif wanted.image is None:
         why = f"The image of {wanted.agent} is not built"
-    elif not have_image(fleet, wanted.image):
+    elif fleet.offers and not have_image(fleet, wanted.image):
         why = f"No host has the image of {wanted.agent}"
     else:
+        # Also before any host has described itself: an engine did build the image.
         return ConfigChoice(demo)
     return ConfigChoice(
         ContainerConfig.objects.get(name=DEMO_PROCESS),

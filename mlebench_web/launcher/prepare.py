@@ -7,11 +7,8 @@ import hashlib
 import json
 import os
 import sys
-from datetime import timedelta
 
 from mlebench_web.launcher.processes import RESULT
-
-SETUP_LINK_LASTS = timedelta(hours=24)
 
 
 def main() -> None:
@@ -40,6 +37,7 @@ def say(text: str) -> None:
 
 
 def result() -> dict[str, object]:
+    from mlebench_web.accounts import setup
     from mlebench_web.fleet import hosts
     from runs.core.states import State
     from runs.models import Attempt
@@ -50,30 +48,9 @@ def result() -> dict[str, object]:
         "host": host.name,
         # Resources decide; slots only must not stand in the way of adopting what runs here.
         "slots": max(hosts.slots(), unended + 1),
-        "setup_path": setup_path() if not admins() else "",
+        "setup_path": "" if setup.admins() else setup.new_link_path(),
         "engine_error": engine_error(),
     }
-
-
-def admins() -> list[str]:
-    from django.db.models import Q
-
-    from mlebench_web.accounts.models import Role, User
-
-    able = Q(role=Role.ADMIN) | Q(is_superuser=True)
-    return list(User.objects.filter(able, is_active=True).values_list("username", flat=True))
-
-
-def setup_path() -> str:
-    """The path of a new one-time link that makes an admin; older unused ones stop working."""
-    from django.urls import reverse
-
-    from mlebench_web.accounts.models import OneTimeLink, Role
-
-    purpose = OneTimeLink.Purpose.SETUP
-    OneTimeLink.objects.filter(purpose=purpose, used_at__isnull=True).delete()
-    token = OneTimeLink.make(purpose, lasts=SETUP_LINK_LASTS, role=Role.ADMIN)
-    return reverse("setup", args=[token])
 
 
 def engine_error() -> str:

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from mlebench_web.accounts.models import Role
-from mlebench_web.catalog.models import Agent, AgentImage, ContainerConfig
+from mlebench_web.catalog.models import Agent, AgentImage
 from mlebench_web.fleet.models import Host, PreparedData
-from runs import preflight
+from runs import preflight, submit
 from runs.request import RequestInvalid, RunGroupRequest
 from tests import factories
 from tests.support.lab import make_lab
@@ -260,8 +260,6 @@ def test_the_process_runtime_is_marked(lab: Host) -> None:
 
 def test_the_default_config_for_demo_runs_needs_only_an_engine_with_the_image(lab: Host) -> None:
     def chosen() -> str:
-        from runs import submit
-
         return submit.plan(DEMO, by=None).config.name
 
     assert chosen() == "demo"
@@ -269,6 +267,13 @@ def test_the_default_config_for_demo_runs_needs_only_an_engine_with_the_image(la
     assert chosen() == "demo-process"
     AgentImage.objects.update(state="building")
     assert chosen() == "demo"
-    Host.objects.all().delete()
-    assert chosen() == "demo"
-    assert ContainerConfig.objects.count() == 5
+
+
+def test_a_host_that_has_not_described_itself_yet_lacks_nothing(lab: Host) -> None:
+    """At a first start a group may come before the host service has looked around."""
+    Host.objects.update(service_seen_at=None, engine_id="", image_ids=[])
+
+    assert submit.plan(DEMO, by=None).config.name == "demo"
+
+    AgentImage.objects.all().delete()
+    assert submit.plan(DEMO, by=None).config.name == "demo-process"
