@@ -144,3 +144,9 @@ def query(context: template.Context, **changes: object) -> str:
             values[name] = str(value)
     encoded = values.urlencode()
     return f"?{encoded}" if encoded else context["request"].path
+
+
+@register.filter
+def part(parts: dict[str, Any], name: str) -> Any:
+    """One value of a mapping; None where it has none."""
+    return parts.get(name)
