@@ -103,7 +103,7 @@ def test_the_documentation_works_under_the_strict_policy(client: Client, db: Non
     assert "style=" not in text
     policy = page["Content-Security-Policy"]
     assert "unsafe" not in policy
-    assert "script-src 'self'" in policy
+    assert "script-src 'self'; style-src 'self'; img-src 'self' data:;" in policy
 
 
 def test_openapi_describes_every_operation_of_design(client: Client, db: None) -> None:
