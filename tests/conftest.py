@@ -18,6 +18,7 @@ from mlebench_web.launcher import broker
 from runs.grader_process import GraderProcess
 from runs.models import Attempt, Experiment, Run, RunGroup
 from tests.support import docker as docker_support
+from tests.support.product import Product
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 SHARED_IS_ABSENT = "the shared folder is absent"
@@ -216,6 +217,23 @@ def valkey() -> Iterator[str]:
         server.terminate()
         server.wait(timeout=10)
         shutil.rmtree(folder)
+
+
+@pytest.fixture
+def product() -> Iterator[Product]:
+    """The whole product, not started yet, on a data folder of this test's own."""
+    product = Product()
+    yield product
+    product.remove()
+
+
+@pytest.fixture(scope="session")
+def running_product() -> Iterator[Product]:
+    """The whole product, started once for all tests that only look at it or add to it."""
+    product = Product().start()
+    product.wait_for_worker()
+    yield product
+    product.remove()
 
 
 @pytest.fixture(scope="session")
