@@ -2,8 +2,9 @@
 
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import structlog
 from django.conf import settings
@@ -53,8 +54,24 @@ class Ending:
         return " ".join(parts)
 
 
+class Part(Protocol):
+    """Something else that is watched beside the container: steps, checkpoints, snapshots.
+
+    `look` is called every `every` seconds and may end the run; `last` once when the agent has
+    ended, with the container still there and its files complete. Neither may take longer than
+    some seconds without calling `supervisor.tick()`.
+    """
+
+    every: float
+
+    def look(self, watch: "Watch") -> Ending | None: ...
+
+    def last(self, watch: "Watch") -> None: ...
+
+
 class Watch:
-    def __init__(self, supervisor: "Supervisor") -> None:
+    def __init__(self, supervisor: "Supervisor", parts: Sequence[Part] = ()) -> None:
+        self.parts = parts
         self.supervisor = supervisor
         self.attempt = supervisor.attempt
         self.engine = supervisor.engine
@@ -66,8 +83,11 @@ class Watch:
         self.last_sign = now
         self.cpu_seconds: float | None = None
         self.usage: dict[str, object] = {}
-        self.due = dict.fromkeys(("row", "ship", "look", "usage", "output"), 0.0)
+        self.due: dict[object, float] = dict.fromkeys(
+            ("row", "ship", "look", "usage", "output"), 0.0
+        )
         self.due["output"] = now + OUTPUT_EVERY
+        self.due |= dict.fromkeys(parts, 0.0)
 
     def _active_before(self) -> float:
         """Active seconds before this supervisor: the container ran on while nobody watched."""
@@ -87,10 +107,12 @@ class Watch:
             self.supervisor.tick()
             ending = self.look_once()
             if ending is not None:
+                for part in self.parts:
+                    part.last(self)
                 return ending
             time.sleep(pace(self.active()))
 
-    def is_due(self, what: str, every: float) -> bool:
+    def is_due(self, what: object, every: float) -> bool:
         now = time.monotonic()
         if now < self.due[what]:
             return False
@@ -128,6 +150,9 @@ class Watch:
                     f"It wrote {used / 2**30:.1f} GiB; {settings.OUTPUT_QUOTA_BYTES / 2**30:g} GiB "
                     "are allowed.",
                 )
+        for part in self.parts:
+            if self.is_due(part, part.every) and (ending := part.look(self)):
+                return ending
         return self.over_a_limit()
 
     def over_a_limit(self) -> Ending | None:

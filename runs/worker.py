@@ -30,7 +30,7 @@ from runs.models import Attempt, Installation, LogSegment, Replaced, Run
 from runs.patience import Heart, patiently
 from runs.queue import Lease
 from runs.validation import ask_to_serve
-from runs.watching import Ending, Watch
+from runs.watching import Ending, Part, Watch
 from runs.workspace import Workspace
 
 logger = structlog.get_logger(__name__)
@@ -153,6 +153,10 @@ class Supervisor:
     def timed(self, phase: str, began: float) -> None:
         self.timings[phase] = round(time.monotonic() - began, 4)
 
+    def parts(self) -> list[Part]:
+        """What is watched beside the container."""
+        return []
+
     # ------------------------------------------------------------------ the road
 
     def go_on(self) -> None:
@@ -160,7 +164,7 @@ class Supervisor:
         if self.attempt.state == State.STARTING:
             self.start()
         if self.attempt.state == State.RUNNING:
-            self.stop_with(Watch(self).until_the_end())
+            self.stop_with(Watch(self, self.parts()).until_the_end())
         if self.attempt.state == State.COLLECTING:
             self.collect()
         if self.attempt.state == State.GRADING:
