@@ -72,10 +72,9 @@ def gpu_requests(uuids: Sequence[str], mode: str) -> list[DeviceRequest]:
 
 def environment(spec: ContainerSpec) -> dict[str, str]:
     env = dict(spec.env)
-    # The request decides. Without one "void" says none: an image may ask for all by itself.
-    env.pop("NVIDIA_VISIBLE_DEVICES", None)
-    if not spec.gpu_uuids:
-        env["NVIDIA_VISIBLE_DEVICES"] = "void"
+    # The request decides what the container gets. The variable is set nonetheless: the agent runs
+    # by exec, which has the image's own value (often "all") and not the one of the request.
+    env["NVIDIA_VISIBLE_DEVICES"] = ",".join(spec.gpu_uuids) or "void"
     return env
 
 

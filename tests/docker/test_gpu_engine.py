@@ -1,8 +1,6 @@
-"""A container gets exactly the GPUs that were leased to it: on an engine with the NVIDIA hook."""
+"""A container gets exactly the GPUs that its attempt has leased: seen from inside it."""
 
-import io
-import subprocess
-import tarfile
+import ctypes
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,94 +8,138 @@ import docker
 import pytest
 from pytest_django import Settings
 
+from mlebench_web.fleet import hosts, inventory
+from mlebench_web.fleet.gpus import GpuReader
+from mlebench_web.fleet.models import Gpu, Host
 from runs.containers import ContainerState, EngineFailure
 from runs.containers.docker import DockerEngine
 from runs.core.failures import Cause
-from tests.docker.conftest import Lab, wait_for
-from tests.support.gpu_engine import GONE, gpu_engine
+from tests.conftest import FakeNvml
+from tests.docker.conftest import Lab
+from tests.docker.gpu_engine import GpuEngine, gpu_engine  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.docker
 
-# All that this image does: write down its environment and wait.
-SHOW = r"""
-#include <stdio.h>
-#include <unistd.h>
-extern char **environ;
-int main(void) {
-    FILE *file = fopen("/home/logs/env.tmp", "w");
-    for (char **line = environ; *line; line++) fprintf(file, "%s\n", *line);
-    fclose(file);
-    rename("/home/logs/env.tmp", "/home/logs/env");
-    for (;;) pause();
-}
-"""
+SHOW = 'echo "gpus=[$NVIDIA_VISIBLE_DEVICES]"'
 
 
-@pytest.fixture(scope="module")
-def address(engine: docker.DockerClient) -> Iterator[str]:
-    with gpu_engine() as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def show_image(address: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("show")
-    (folder / "show.c").write_text(SHOW)
-    compiler = ["cc", "-static", "-O1", "-o", str(folder / "show"), str(folder / "show.c")]
-    subprocess.run(compiler, check=True)
-    dockerfile = b'FROM scratch\nCOPY show /show\nENTRYPOINT ["/show"]\n'
-    context = io.BytesIO()
-    with tarfile.open(fileobj=context, mode="w") as tar:
-        entry = tarfile.TarInfo("Dockerfile")
-        entry.size = len(dockerfile)
-        tar.addfile(entry, io.BytesIO(dockerfile))
-        tar.add(folder / "show", "show")
-    context.seek(0)
-    client = docker.DockerClient(base_url=address, timeout=60)
-    try:
-        image, _ = client.images.build(fileobj=context, custom_context=True, rm=True)
-        return str(image.id)
-    finally:
-        client.close()
+@pytest.fixture(scope="session")
+def gpu_image(
+    gpu_engine: GpuEngine,  # noqa: F811
+    engine: docker.DockerClient,
+    contract_image: str,
+) -> str:
+    return gpu_engine.load(engine, contract_image)
 
 
 @pytest.fixture
-def gpu_lab(address: str, show_image: str, tmp_path: Path, settings: Settings) -> Iterator[Lab]:
-    settings.ENGINE_URL = address
+def gpu_lab(
+    gpu_engine: GpuEngine,  # noqa: F811
+    gpu_image: str,
+    tmp_path: Path,
+    settings: Settings,
+) -> Iterator[Lab]:
+    """A lab on the second engine, which has the GPUs GPU-a, GPU-b and a slice."""
+    settings.ENGINE_URL = gpu_engine.url
     settings.ATTEMPTS_DIR = tmp_path / "attempts"
-    lab = Lab(DockerEngine(), show_image, tmp_path)
+    gpu_engine.knows("GPU-a", "GPU-b", "MIG-c")
+    lab = Lab(DockerEngine(), gpu_image, tmp_path)
     try:
         yield lab
     finally:
-        for spec in lab.specs:
-            lab.engine.remove(spec.name)
+        lab.clear()
 
 
-def environment(lab: Lab, **fields: object) -> list[str]:
-    spec = lab.spec(**fields)
-    lab.engine.start(lab.engine.create(spec))
-    path = spec.workspace.logs / "env"
-    wait_for(path.exists)
-    return [line for line in path.read_text().splitlines() if line.startswith("NVIDIA_")]
+@pytest.mark.parametrize("uuids", [("GPU-a",), ("GPU-b", "MIG-c")])
+def test_a_container_gets_exactly_the_leased_gpus(
+    gpu_lab: Lab,
+    gpu_engine: GpuEngine,  # noqa: F811
+    uuids: tuple[str, ...],
+) -> None:
+    spec, container = gpu_lab.run(SHOW, gpu_uuids=uuids)
+
+    wanted = ",".join(uuids)
+    assert gpu_lab.output(spec).strip() == f"gpus=[{wanted}]"
+    assert gpu_engine.given(container) == [wanted]
 
 
-def test_a_container_sees_the_leased_gpus_and_no_other(gpu_lab: Lab) -> None:
-    greedy = {"NVIDIA_VISIBLE_DEVICES": "all"}
-    seen = environment(gpu_lab, gpu_uuids=("GPU-a", "MIG-b"), env=greedy)
-    assert "NVIDIA_VISIBLE_DEVICES=GPU-a,MIG-b" in seen
-    assert "NVIDIA_DRIVER_CAPABILITIES=compute,utility" in seen
-    assert not any(line.endswith("=all") for line in seen)
+def test_two_containers_at_once_get_each_its_own(
+    gpu_lab: Lab,
+    gpu_engine: GpuEngine,  # noqa: F811
+) -> None:
+    _, first = gpu_lab.started(gpu_uuids=("GPU-a",))
+    _, second = gpu_lab.started(gpu_uuids=("GPU-b",))
+
+    assert gpu_engine.given(first) == ["GPU-a"]
+    assert gpu_engine.given(second) == ["GPU-b"]
 
 
-def test_a_container_without_a_lease_sees_none(gpu_lab: Lab) -> None:
-    assert environment(gpu_lab, env={"NVIDIA_VISIBLE_DEVICES": "all"}) == [
-        "NVIDIA_VISIBLE_DEVICES=void"
-    ]
+def test_a_container_without_gpus_gets_none(
+    gpu_lab: Lab,
+    gpu_engine: GpuEngine,  # noqa: F811
+) -> None:
+    spec, container = gpu_lab.run(SHOW)
+
+    assert gpu_lab.output(spec).strip() == "gpus=[void]"
+    assert gpu_engine.given(container) == []
+
+
+@pytest.mark.parametrize(("uuids", "got"), [((), "void"), (("GPU-b",), "GPU-b")])
+def test_an_image_that_asks_for_all_gpus_gets_the_leased_ones(
+    gpu_lab: Lab,
+    gpu_engine: GpuEngine,  # noqa: F811
+    uuids: tuple[str, ...],
+    got: str,
+) -> None:
+    """CUDA's images have this variable in them."""
+    made = gpu_engine.client.containers.create(gpu_lab.image)
+    greedy = made.commit(changes="ENV NVIDIA_VISIBLE_DEVICES=all")
+    made.remove()
+
+    spec, _ = gpu_lab.run(SHOW, gpu_uuids=uuids, image_id=str(greedy.id))
+
+    assert f"gpus=[{got}]" in gpu_lab.output(spec)
+
+
+def test_an_agents_own_variable_does_not_widen_the_lease(gpu_lab: Lab) -> None:
+    spec, _ = gpu_lab.run(
+        SHOW, gpu_uuids=("GPU-a",), env={"NVIDIA_VISIBLE_DEVICES": "all", "COMPETITION_ID": "x"}
+    )
+
+    assert "gpus=[GPU-a]" in gpu_lab.output(spec)
 
 
 def test_a_gpu_that_the_engine_does_not_know_is_named(gpu_lab: Lab) -> None:
-    container = gpu_lab.engine.create(gpu_lab.spec(gpu_uuids=(GONE,)))
-    with pytest.raises(EngineFailure, match="unknown device") as caught:
+    container = gpu_lab.engine.create(gpu_lab.spec(gpu_uuids=("GPU-gone",)))
+
+    with pytest.raises(EngineFailure) as caught:
         gpu_lab.engine.start(container)
+
     assert caught.value.cause == Cause.GPU_UNKNOWN
+    assert "GPU-gone: unknown device" in caught.value.text
     assert gpu_lab.engine.look(container).state == ContainerState.CREATED
+    gpu_lab.engine.remove(container)
+    assert gpu_lab.engine.look(container).state == ContainerState.MISSING
+
+
+def test_what_nvml_reports_is_what_the_engine_takes(
+    gpu_lab: Lab,
+    gpu_engine: GpuEngine,  # noqa: F811
+    fake_nvml: FakeNvml,
+    host: Host,
+) -> None:
+    """From the driver's reading over the host's rows to the container, by UUID alone."""
+    ctypes.CDLL(str(fake_nvml.library))
+    fake_nvml.write(
+        {"count": 2, "gpu0.uuid": "GPU-a", "gpu1.uuid": "GPU-b", "gpu1.mig": 1}
+        | {"gpu1.migs": 1, "gpu1.mig0.uuid": "MIG-c"}
+    )
+    reader = GpuReader()
+    hosts.publish(host, inventory.describe(gpu_reading=reader.read()))
+    reader.close()
+    leasable = Gpu.objects.filter(host=host, is_mig_parent=False, fault="", is_present=True)
+    uuids = tuple(sorted(leasable.values_list("uuid", flat=True)))
+
+    spec, _ = gpu_lab.run(SHOW, gpu_uuids=uuids)
+
+    assert "gpus=[GPU-a,MIG-c]" in gpu_lab.output(spec)
