@@ -16,6 +16,7 @@ from docker.errors import DockerException
 from mlebench_web.catalog.models import AgentImage
 from mlebench_web.fleet import gpus, inventory
 from mlebench_web.launcher import broker, environment, runfile
+from mlebench_web.launcher import engine as docker_engine
 
 GIB = 2**30
 ENGINE_HELP = "https://docs.docker.com/engine/install/"
@@ -104,12 +105,13 @@ def engine() -> Iterable[Finding]:
         yield Finding("Docker Engine", Level.ABSENT, "ENGINE_URL=none: runs are plain processes")
         return
     try:
-        client = (
-            docker.DockerClient(base_url=settings.ENGINE_URL, timeout=10)
-            if settings.ENGINE_URL
-            else docker.from_env(timeout=10)
-        )
-        info = client.info()
+        with docker_engine.client(timeout_seconds=10) as client:
+            runtimes = sorted(client.info().get("Runtimes", {}))
+            version = client.version()["Version"]
+            yield Finding("Docker Engine", Level.FINE, f"{version}, runtimes {', '.join(runtimes)}")
+            yield container(client)
+            if gpus.read().gpus:
+                yield toolkit(runtimes)
     except DockerException as error:
         yield Finding(
             "Docker Engine",
@@ -118,14 +120,6 @@ def engine() -> Iterable[Finding]:
             f"Install it ({ENGINE_HELP}); if it runs, add this user to its group: "
             "sudo usermod -aG docker $USER, and sign in anew.",
         )
-        return
-    runtimes = sorted(info.get("Runtimes", {}))
-    version = info.get("ServerVersion", "?")
-    yield Finding("Docker Engine", Level.FINE, f"{version}, runtimes {', '.join(runtimes)}")
-    yield container(client)
-    if gpus.read().gpus:
-        yield toolkit(runtimes)
-    client.close()
 
 
 def container(client: docker.DockerClient) -> Finding:

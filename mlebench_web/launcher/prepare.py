@@ -55,22 +55,18 @@ def result() -> dict[str, object]:
 
 def engine_error() -> str:
     """Why no container can be started here; "" when one can."""
-    import docker
     from django.conf import settings
     from docker.errors import DockerException
+
+    from mlebench_web.launcher import engine
 
     if settings.ENGINE_URL == "none":
         return "ENGINE_URL=none says so"
     try:
-        if settings.ENGINE_URL:
-            client = docker.DockerClient(base_url=settings.ENGINE_URL, timeout=5)
-        else:
-            client = docker.from_env(timeout=5)
-        client.ping()
-        client.close()
+        with engine.client(timeout_seconds=5):
+            return ""
     except DockerException as error:
         return str(error)
-    return ""
 
 
 def collect_static() -> None:

@@ -40,7 +40,10 @@ def parts_of(product: Product) -> list[psutil.Process]:
 
 def is_alive(process: psutil.Process) -> bool:
     # Where nobody collects orphans (containers), a dead one stays as a zombie.
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_a_fresh_folder_becomes_a_product_and_all_of_it_ends(product: Product) -> None:

