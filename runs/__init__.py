@@ -1,6 +1,7 @@
 """The run itself, from form to leaderboard. Read the modules in this order:
 
-forms           1   what a person asks for, validated
+forms           1   what a person asks for on the page
+request         1a  the same for page, API and shell: names looked up, limits checked
 preflight       1b  what would stop it
 submit          2   request -> experiment, run group, runs, attempts; re-run; cancel
 models          3   Experiment > RunGroup > Run (competition x seed) > Attempt; the one door for state

@@ -235,7 +235,7 @@ def _image(wanted: Wanted, config: ContainerConfig, fleet: Fleet) -> Iterable[Ch
     if config.runtime == ContainerConfig.Runtime.PROCESS:
         return
     agent = wanted.agent
-    build = f"Build it on a host with an engine: manage.py build_agent {agent.image_name}"
+    build = f"Build it on a host with an engine: manage.py build_agent {agent.name}"
     if wanted.image is None:
         if wanted.is_image_building:
             yield Check(

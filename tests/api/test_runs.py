@@ -9,7 +9,7 @@ from mlebench_web.fleet.models import Host
 from runs import layout, logs
 from runs.core.failures import Cause
 from runs.core.states import Outcome, Result, State
-from runs.models import Attempt, Run, RunGroup
+from runs.models import Attempt, Experiment, Run, RunGroup
 from tests import factories
 from tests.api.conftest import ApiClient
 from tests.api.test_run_groups import fields
@@ -127,6 +127,32 @@ def test_a_score_that_json_cannot_hold_is_null(api: ApiClient, group: RunGroup) 
     response = api.ask("GET", f"runs/{run.pk}")
 
     assert json.loads(response.content)["score"] is None
+
+
+def test_an_imported_group_shows_null_for_what_its_source_did_not_say(
+    api: ApiClient, lab: Host
+) -> None:
+    experiment = Experiment.objects.create(name="imported")
+    imported = RunGroup.objects.create(
+        experiment=experiment, seeds=1, folder="elsewhere", import_digest="d" * 64
+    )
+    run = Run.objects.create(
+        group=imported, competition=factories.make_competition("demo-diamond-prices"), seed=0
+    )
+    run.record_import(by="test")
+
+    _, group = api.read(f"run-groups/{imported.pk}")
+    _, shown = api.read(f"runs/{run.pk}")
+    _, row = api.read("experiments")
+
+    for name in ("agent", "container_config", "runtime", "sandboxed", "time_limit_s"):
+        assert group[name] is None, name
+    assert (group["state"], shown["state"], shown["active_seconds"]) == (
+        "finished",
+        "finished",
+        None,
+    )
+    assert row["items"][0]["agent"] is None
 
 
 def test_the_log_is_read_in_windows(api: ApiClient, group: RunGroup) -> None:

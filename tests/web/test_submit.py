@@ -1,5 +1,6 @@
 """The verbs behind page, API and shell; the rest of their rules is in tests/api."""
 
+import dataclasses
 import threading
 import uuid
 
@@ -14,7 +15,7 @@ from runs.core.failures import Cause
 from runs.core.group_state import group_state
 from runs.core.states import Outcome, Result, RunState, State, Verdict
 from runs.forms import NewRunGroupForm
-from runs.models import Attempt, Move, Run, RunGroup
+from runs.models import Attempt, Experiment, Move, Run, RunGroup
 from runs.request import RequestInvalid, RunGroupRequest
 from tests import factories
 from tests.support.lab import make_lab
@@ -289,6 +290,13 @@ def test_an_experiment_of_another_agent_is_an_error_at_the_experiment(
 
     assert not form.is_valid()
     assert list(form.errors) == ["experiment"]
+
+
+def test_an_imported_experiment_takes_no_run_groups(lab: Host, alice: User) -> None:
+    Experiment.objects.create(name="imported")
+
+    with pytest.raises(RequestInvalid, match="was imported"):
+        submit.create_run_group(dataclasses.replace(DEMO, experiment="imported"), by=alice)
 
 
 def test_errors_of_the_service_name_their_fields(lab: Host) -> None:
