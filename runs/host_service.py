@@ -17,7 +17,7 @@ from django.db.models.functions import Now
 from mlebench_web.catalog import data
 from mlebench_web.catalog.models import Competition, ContainerConfig
 from mlebench_web.fleet import hosts, inventory
-from mlebench_web.fleet.gpus import GpuReader
+from mlebench_web.fleet.gpus import GpuReader, IsOurs, owner_of_processes
 from mlebench_web.fleet.inventory import EngineFacts
 from mlebench_web.fleet.models import Host, PreparedData
 from runs import bell, grading, layout, logs
@@ -96,8 +96,18 @@ class HostService:
     def publish(self) -> None:
         hosts.publish(
             self.host,
-            inventory.describe(self.engine_facts(), gpu_reading=self.gpus.read()),
+            inventory.describe(
+                self.engine_facts(), gpu_reading=self.gpus.read(is_ours=self.owner_of_processes())
+            ),
         )
+
+    def owner_of_processes(self) -> IsOurs | None:
+        """Tells foreign processes on GPUs from ours; None while the engine cannot be asked."""
+        try:
+            ours = self.engine.own_containers(Installation.this().name, self.host.name)
+        except EngineFailure:
+            return None
+        return owner_of_processes([container.id for container in ours])
 
     def engine_facts(self) -> EngineFacts | None:
         try:

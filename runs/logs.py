@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import BinaryIO
@@ -577,6 +578,19 @@ def _lines(data: bytes, number: int, start: int) -> Iterator[Line]:
         yield Line(number=number, text=text, start=start + at, bytes=stop - at, cut=is_cut)
         number += 1
         at = stop + 1
+
+
+def raw(attempt_id: int, source: str) -> Iterator[bytes]:
+    """The whole stream, byte by byte as it was stored, in pieces. Raises LogStorageError."""
+    offset = 0
+    while data := _retrying(partial(_raw_piece, attempt_id, source, offset)):
+        yield data
+        offset += len(data)
+
+
+def _raw_piece(attempt_id: int, source: str, offset: int) -> bytes:
+    # Rows are asked for each piece: a slow reader outlives the segments that it began with.
+    return b"".join(_read(_rows(attempt_id, source), offset, offset + MIB))
 
 
 def last_lines(attempt_id: int, source: str, count: int) -> list[str]:

@@ -14,6 +14,8 @@ from mlebench_web.fleet.models import Gpu, Host
 from runs.containers import ContainerState, EngineFailure
 from runs.containers.docker import DockerEngine
 from runs.core.failures import Cause
+from runs.host_service import HostService
+from runs.models import Installation
 from tests.conftest import FakeNvml
 from tests.docker.conftest import Lab
 from tests.docker.gpu_engine import GpuEngine, gpu_engine  # noqa: F401 - a fixture
@@ -143,3 +145,19 @@ def test_what_nvml_reports_is_what_the_engine_takes(
     spec, _ = gpu_lab.run(SHOW, gpu_uuids=uuids)
 
     assert "gpus=[GPU-a,MIG-c]" in gpu_lab.output(spec)
+
+
+def test_a_process_in_our_container_is_no_foreign_use_of_its_gpu(
+    db: None,
+    gpu_lab: Lab,
+    gpu_engine: GpuEngine,  # noqa: F811
+) -> None:
+    gpu_lab.install, gpu_lab.host = Installation.this().name, hosts.this_host().name
+    _, container = gpu_lab.started(gpu_uuids=("GPU-a",))
+    pid = gpu_engine.client.api.inspect_container(container)["State"]["Pid"]
+
+    is_ours = HostService().owner_of_processes()
+
+    assert is_ours
+    assert is_ours(pid) is True
+    assert is_ours(1) is False

@@ -623,6 +623,16 @@ def test_a_window_costs_one_query_and_reads_only_what_it_shows(
     assert window.lines[0].number == 29_901
 
 
+def test_the_raw_log_is_the_bytes_that_were_written(
+    attempt: Attempt, log: Callable[..., None]
+) -> None:
+    data = os.urandom(2 * 2**20 + 7)
+    log(data[:100_000], data[100_000:])
+
+    assert b"".join(logs.raw(attempt.pk, AGENT)) == data
+    assert b"".join(logs.raw(attempt.pk, RUN)) == b""
+
+
 def test_last_lines_are_plain_text(attempt: Attempt, log: Callable[..., None]) -> None:
     log(b"one\n\x1b[31mtwo\x1b[0m\x00\nthree")
 
