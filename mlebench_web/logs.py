@@ -9,6 +9,15 @@ import sys
 
 import structlog
 
+_line = structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"])
+
+
+def render(logger: object, name: str, event: structlog.typing.EventDict) -> str:
+    """One line, and after it the traceback as Python prints it."""
+    traceback = event.pop("exception", "")
+    line = _line(logger, name, event)
+    return f"{line}\n{traceback}" if traceback else line
+
 
 def configure(options: dict[str, str]) -> None:
     """Django calls this with settings.LOGGING; `level` is a name such as INFO."""
@@ -25,9 +34,7 @@ def configure(options: dict[str, str]) -> None:
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
-                structlog.processors.KeyValueRenderer(
-                    key_order=["timestamp", "level", "event"], sort_keys=False
-                ),
+                render,
             ],
         )
     )

@@ -82,6 +82,8 @@ class Product:
             "started": runfile.now(),
         }
         self.supervisor = Supervisor(options.data, self.env, terminal, info)
+        # The last answer of /healthz, for a start that does not succeed.
+        self.health = ""
 
     def run(self) -> int:
         status = 0
@@ -116,7 +118,8 @@ class Product:
         self.supervisor.start("web", web_command(self.options))
         if not self.supervisor.until(self.is_healthy, within=FIRST_PAGE_WITHIN):
             raise CannotStart(
-                f"No page within {FIRST_PAGE_WITHIN:.0f} s. {self.supervisor.last_words('web')}"
+                f"No page within {FIRST_PAGE_WITHIN:.0f} s. /healthz says: {self.health}\n"
+                f"{self.supervisor.last_words('web')}"
             )
         self.terminal.end(title)
         self.supervisor.write_info(address=self.options.address)
@@ -188,8 +191,11 @@ class Product:
         connection = http.client.HTTPConnection(host, timeout=2)
         try:
             connection.request("GET", "/healthz")
-            return connection.getresponse().status == http.HTTPStatus.OK
-        except (OSError, http.client.HTTPException):
+            answer = connection.getresponse()
+            self.health = f"{answer.status} {answer.read(200).decode(errors='replace')}".strip()
+            return answer.status == http.HTTPStatus.OK
+        except (OSError, http.client.HTTPException) as error:
+            self.health = str(error)
             return False
         finally:
             connection.close()
