@@ -91,6 +91,7 @@ def memory_peak_bytes(container_id: str) -> int | None:
 
 def users(container_id: str) -> set[int] | None:
     """User ids, as this host sees them, of the container's living processes but its first one's.
+    (The kernel does not list the dead that nobody has buried.)
 
     None when the container's processes cannot be seen. The first process and what runs as its
     user (the relay) is the image's own; every other user is the agent.
@@ -103,23 +104,23 @@ def users(container_id: str) -> set[int] | None:
     first_user: int | None = None
     for pid in text.split():
         try:
-            owner, is_first, is_dead = _process(pid)
+            owner, is_first = _process(pid)
         except (OSError, ValueError, KeyError):
             # It ended while we looked.
             continue
         if is_first:
             first_user = owner
-        elif not is_dead:
+        else:
             found.add(owner)
     if first_user is None:
         return None
     return found - {first_user}
 
 
-def _process(pid: str) -> tuple[int, bool, bool]:
+def _process(pid: str) -> tuple[int, bool]:
+    """Its user, and whether it is the first process of its container."""
     with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
         lines = dict(line.rstrip("\n").partition(":\t")[::2] for line in file)
     inner = lines.get("NSpid", "").split()
     # The real user id: a start script that was started by setuid is still the agent's.
-    owner = int(lines["Uid"].split()[0])
-    return owner, bool(inner) and inner[-1] == "1", lines["State"].startswith(("Z", "X"))
+    return int(lines["Uid"].split()[0]), bool(inner) and inner[-1] == "1"

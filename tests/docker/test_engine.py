@@ -131,6 +131,27 @@ def test_life_is_seen_in_the_same_way_without_the_hosts_cgroup_files(
     wait_for(lambda: not lab.engine.agent_is_alive(container))
 
 
+@pytest.mark.parametrize("host_sees", [True, False])
+def test_the_dead_that_nobody_buried_are_not_alive(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, host_sees: bool
+) -> None:
+    if not host_sees:
+        monkeypatch.setattr("runs.containers.cgroups.PLACES", ())
+    api = lab.engine._api
+    # A first process that waits for nobody.
+    container = api.create_container(
+        lab.image, entrypoint=["sleep", "60"], name=lab.spec().name, network_disabled=True
+    )["Id"]
+    api.start(container)
+    lab.engine._exec(container, ["sh", "-c", "sleep 0.01 &"], user="nonroot")
+
+    def dead() -> str:
+        return lab.engine._exec(container, ["ps", "-o", "stat=", "-u", "nonroot"], user="root")[1]
+
+    wait_for(lambda: dead().startswith("Z"))
+    assert not lab.engine.agent_is_alive(container)
+
+
 def test_a_full_process_table_does_not_save_an_agent(lab: Lab) -> None:
     bomb = "echo up; for i in $(seq 300); do sleep 60 & done 2>/dev/null; wait"
     spec, container = lab.started(bomb, pids_limit=64)
