@@ -2,6 +2,9 @@
 // without it the theme button posts, dialogs open (popovers), and pages are read anew.
 "use strict";
 
+// Controls that need a script, and buttons that a script makes needless (app.css).
+document.documentElement.classList.add("js");
+
 // ---- theme: at once, and remembered in the cookie that the server reads
 document.addEventListener("submit", (event) => {
   const form = event.target;
@@ -37,9 +40,7 @@ document.addEventListener("htmx:afterRequest", (event) => {
   if (event.detail.successful || event.detail.xhr?.status === 304) stale(false);
 });
 
-// ---- forms that ask the server again when a choice changes (the pre-flight)
-// `data-quiet` on a form's submit button hides it: the page does it by itself now.
-for (const button of document.querySelectorAll("[data-quiet]")) button.hidden = true;
+// ---- filters that need no button
 for (const select of document.querySelectorAll("[data-submits]")) {
   select.addEventListener("change", () => select.form.requestSubmit());
 }
@@ -65,7 +66,6 @@ if (log) {
   });
   new MutationObserver(() => follow.checked && toEnd()).observe(log, { childList: true });
   wrap.addEventListener("change", () => log.classList.toggle("nowrap", !wrap.checked));
-  for (const control of document.querySelectorAll("[data-needs-script]")) control.hidden = false;
 }
 
 // ---- copy what can be seen only once

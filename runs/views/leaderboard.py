@@ -21,7 +21,6 @@ from runs.charts import whisker
 from runs.core.statistics import METRICS, Summary
 from runs.leaderboard import Flag, MixedSplit, Row
 
-
 BAR_WIDTH = 120
 
 

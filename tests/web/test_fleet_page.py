@@ -1,0 +1,71 @@
+"""The fleet pages: hosts, GPUs, and who may drain."""
+
+import pytest
+from django.urls import reverse
+
+from mlebench_web.accounts.models import AuditEntry, Role
+from mlebench_web.fleet.models import Host
+from tests.factories import make_host, make_user
+from tests.web.conftest import World, signed_in
+from tests.web.pages import get
+
+pytestmark = pytest.mark.django_db
+
+
+def test_every_host_says_how_it_is_and_when_it_was_seen(world: World) -> None:
+    text = signed_in(world.alice).get(reverse("fleet")).content.decode()
+
+    for words in (
+        "Online",
+        "Silent, last seen 1 h ago",
+        "Never seen",
+        "No engine",
+        "driver mismatch",
+    ):
+        assert words in text, words
+
+
+def test_a_leased_gpu_leads_to_its_run_and_a_faulty_one_says_why(world: World) -> None:
+    page = get(signed_in(world.alice), reverse("host", args=["box-2"]))
+
+    assert world.lost.get_absolute_url() in page.links()
+    assert any("Lost." in t.text for t in page.tags if t.attributes.get("class") == "st bad")
+
+
+def test_what_was_not_measured_is_not_zero(world: World) -> None:
+    page = get(signed_in(world.alice), reverse("host", args=["box-3"]))
+
+    figures = next(t for t in page.tags if t.attributes.get("class") == "kpis").text
+    assert figures.count("n/a") >= 3
+
+
+def test_an_admin_drains_and_undrains(world: World) -> None:
+    client = signed_in(world.admin)
+
+    client.post(reverse("drain", args=["box-1"]))
+    assert Host.objects.get(name="box-1").is_draining
+    client.post(reverse("undrain", args=["box-1"]))
+
+    assert not Host.objects.get(name="box-1").is_draining
+    assert list(AuditEntry.objects.values_list("action", flat=True)) == ["undrain", "drain"]
+
+
+@pytest.mark.parametrize("role", [Role.VIEWER, Role.RESEARCHER, Role.LEAD])
+def test_others_see_why_they_may_not_drain(role: Role) -> None:
+    make_host("box-1")
+    client = signed_in(make_user("someone", role=role))
+
+    page = get(client, reverse("host", args=["box-1"]))
+    refused = client.post(reverse("drain", args=["box-1"]))
+
+    button = next(t for t in page.tags if t.name == "button" and t.text == "Drain")
+    assert "disabled" in button.attributes
+    assert "only admins may do this" in page.with_id("live").text
+    assert refused.status_code == 403
+    assert not Host.objects.get(name="box-1").is_draining
+
+
+def test_an_empty_fleet_says_how_to_add_a_host() -> None:
+    text = signed_in(make_user()).get(reverse("fleet")).content.decode()
+
+    assert "./run" in text

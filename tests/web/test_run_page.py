@@ -1,0 +1,342 @@
+"""The run page: every state, the log, and files that a hostile program left."""
+
+import os
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+from django.urls import reverse
+from django.utils import timezone
+
+from mlebench_web.accounts.models import Role
+from runs import layout, logs
+from runs.core.states import Outcome, Result, RunState, State
+from runs.models import Attempt, LogSegment, Run
+from tests.factories import make_report, make_run, make_user
+from tests.web.conftest import World, signed_in
+from tests.web.pages import get, parse
+
+pytestmark = pytest.mark.django_db
+
+
+def write(attempt: Attempt, text: str, source: str = "agent") -> None:
+    """The agent writes on in its log, and the supervisor ships it."""
+    folder = Path(settings.ATTEMPTS_DIR) / f"test-{attempt.pk}-{attempt.run.uuid}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log").open("a") as file:
+        file.write(text)
+    logs.Shipper(attempt.pk, source, folder, "log").ship(final=True)
+
+
+# ---------------------------------------------------------------------------- states
+
+
+def test_a_failed_run_says_first_what_happened_and_what_to_do(world: World) -> None:
+    run = world.by_outcome[Outcome.AGENT_FAILED]
+
+    page = get(signed_in(world.alice), run.get_absolute_url())
+
+    cause = next(t for t in page.tags if "cause" in t.attributes.get("class", "").split())
+    for words in ("The agent crashed.", "Exit code1", "box-1", "Read the last lines", "seen <b>so"):
+        assert words in cause.text.replace("\n", ""), words
+    assert page.tags.index(cause) < page.tags.index(page.with_id("run-left"))
+
+
+def test_lost_contact_is_amber_and_promises_nothing(world: World) -> None:
+    text = signed_in(world.alice).get(world.lost.get_absolute_url()).content.decode()
+
+    assert '<span role="status" class="st warn">Lost contact' in text
+    assert "nothing is started anew for now" in text
+
+
+def test_all_attempts_stay_visible_with_their_causes(world: World) -> None:
+    text = signed_in(world.alice).get(world.retried.get_absolute_url()).content.decode()
+
+    for words in ("The host&#x27;s disk is full.", "Continued", "Graded", "attempt 3"):
+        assert words in text, words
+    assert "<svg" in text
+
+
+def test_a_graded_run_shows_its_report_under_upstreams_names(world: World) -> None:
+    page = get(signed_in(world.alice), world.by_result[Result.SILVER].get_absolute_url())
+
+    report = page.with_id("run-right").text
+    for name in ("competition_id", "gold_threshold", "submission_path", "is_lower_better"):
+        assert name in report
+    assert any("Score 0.09" in t.attributes.get("aria-label", "") for t in page.tags)
+
+
+def test_an_invalid_submission_says_why_it_is_invalid(world: World) -> None:
+    text = signed_in(world.alice).get(world.by_result[Result.INVALID].get_absolute_url())
+
+    assert "Wrong number of rows." in text.content.decode()
+
+
+def test_the_thresholds_of_a_result_stay_when_the_competitions_change(world: World) -> None:
+    run = world.by_result[Result.GOLD]
+    run.competition.gold_threshold = 0.001
+    run.competition.save()
+
+    text = get(signed_in(world.alice), run.get_absolute_url()).with_id("run-right").text
+
+    assert "0.085" in text
+    assert "0.001" not in text
+
+
+def test_a_running_run_polls_and_an_ended_one_does_not(world: World) -> None:
+    client = signed_in(world.alice)
+
+    running = get(client, world.by_state[State.RUNNING].get_absolute_url())
+    ended = get(client, world.by_result[Result.GOLD].get_absolute_url())
+
+    for name in ("run-poll", "log-poll"):
+        assert running.with_id(name).attributes["hx-trigger"] == "tick from:body"
+        assert "hx-trigger" not in ended.with_id(name).attributes
+
+
+def test_a_poll_replaces_all_parts_that_change_but_not_the_log(world: World) -> None:
+    path = world.by_state[State.RUNNING].get_absolute_url()
+
+    part = parse(signed_in(world.alice).get(path, headers={"HX-Request": "true"}))
+
+    swapped = {t.attributes["id"] for t in part.tags if "hx-swap-oob" in t.attributes}
+    assert swapped == {"run-head", "run-left", "run-right", "run-poll"}
+    assert not part.has_id("log")
+
+
+def test_neighbours_are_those_of_the_grid(world: World) -> None:
+    ordered = list(world.group.runs.order_by("competition__name", "seed"))
+
+    page = get(signed_in(world.alice), ordered[1].get_absolute_url())
+
+    keys = {t.attributes.get("data-key"): t.attributes.get("href") for t in page.tags}
+    assert keys["["] == ordered[0].get_absolute_url()
+    assert keys["]"] == ordered[2].get_absolute_url()
+
+
+# ---------------------------------------------------------------------------- verbs
+
+
+def test_the_owner_cancels_a_queued_run(world: World) -> None:
+    run = world.by_state[State.QUEUED]
+
+    signed_in(world.alice).post(reverse("cancel_run", args=[run.pk]))
+
+    assert Run.objects.get(pk=run.pk).state == RunState.CANCELLED
+
+
+def test_a_cancel_after_the_agents_end_is_refused_in_words(world: World) -> None:
+    run = world.by_state[State.GRADING]
+
+    response = signed_in(world.alice).post(reverse("cancel_run", args=[run.pk]), follow=True)
+
+    assert "nothing left to cancel" in response.content.decode()
+
+
+@pytest.mark.parametrize("verb", ["cancel_run", "rerun_run"])
+def test_a_stranger_changes_no_run(world: World, verb: str) -> None:
+    run = world.by_outcome[Outcome.INFRASTRUCTURE_FAILED]
+
+    response = signed_in(make_user("charlie", team="speech")).post(reverse(verb, args=[run.pk]))
+
+    assert response.status_code == 403
+    assert run.attempts.count() == 1
+
+
+def test_a_graded_run_is_offered_no_second_try(world: World) -> None:
+    run = world.by_result[Result.VALID]
+    client = signed_in(world.alice)
+
+    page = get(client, run.get_absolute_url())
+    client.post(reverse("rerun_run", args=[run.pk]))
+
+    assert not page.posts_to(reverse("rerun_run", args=[run.pk]))
+    assert run.attempts.count() == 1
+
+
+def test_a_cut_short_run_may_run_again(world: World) -> None:
+    run = world.by_result[Result.VALID]
+    Run.objects.filter(pk=run.pk).update(is_cut_short=True)
+
+    page = get(signed_in(world.alice), run.get_absolute_url())
+
+    assert page.posts_to(reverse("rerun_run", args=[run.pk]))
+
+
+# ---------------------------------------------------------------------------- log
+
+
+def test_the_log_is_escaped_and_coloured(world: World) -> None:
+    run = world.by_state[State.RUNNING]
+    write(run.newest_attempt(), "\x1b[31mred\x1b[0m <script>alert(1)</script>\nsecond\n")
+
+    text = signed_in(world.alice).get(run.get_absolute_url()).content.decode()
+
+    assert '<span class="a-r">red</span>' in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert 'id="L2"' in text
+
+
+def test_a_poll_of_the_log_brings_only_new_lines(world: World) -> None:
+    run = world.by_state[State.RUNNING]
+    attempt = run.newest_attempt()
+    client = signed_in(world.alice)
+    write(attempt, "one\ntwo\n")
+    path = get(client, run.get_absolute_url()).with_id("log-poll").attributes["hx-get"]
+
+    quiet = client.get(path)
+    write(attempt, "three\nfo")
+    news = client.get(path)
+    page = parse(news)
+
+    assert quiet.status_code == 204
+    lines = [t.text for t in page.tags if t.name == "li"]
+    assert lines == ["3three", "4fo"]
+    # The line without an end stands apart: it may still grow, and comes again.
+    assert page.with_id("log-rest").text == "4fo"
+    write(attempt, "ur\n")
+    following = page.with_id("log-poll").attributes["hx-get"]
+    assert [t.text for t in parse(client.get(following)).tags if t.name == "li"] == ["4four"]
+
+
+def test_the_log_stops_polling_when_all_of_an_ended_attempt_is_shown(world: World) -> None:
+    attempt = world.by_result[Result.GOLD].newest_attempt()
+    write(attempt, "done\n")
+
+    page = parse(
+        signed_in(world.alice).get(reverse("run_log", args=[attempt.run_id, attempt.number]))
+    )
+
+    assert "hx-trigger" not in page.with_id("log-poll").attributes
+
+
+def test_the_tail_of_a_long_log_is_shown_and_the_rest_is_a_link_away(world: World) -> None:
+    run = world.by_result[Result.GOLD]
+    text = "".join(f"line {number}\n" for number in range(1, 40_001))
+    write(run.newest_attempt(), text)
+    client = signed_in(world.alice)
+
+    page = get(client, run.get_absolute_url())
+
+    assert page.has_id("L40000")
+    assert not page.has_id("L30000")
+    earlier = next(link for link in page.links() if "offset=" in link)
+    assert not get(client, run.get_absolute_url() + earlier).has_id("L40000")
+
+
+def test_the_raw_log_is_a_download_of_every_byte(world: World) -> None:
+    attempt = world.by_result[Result.GOLD].newest_attempt()
+    write(attempt, "a\x1b[31mb\n" * 300_000)
+
+    response = signed_in(world.alice).get(
+        reverse("raw_log", args=[attempt.run_id, attempt.number, "agent"])
+    )
+
+    assert b"".join(response) == b"a\x1b[31mb\n" * 300_000  # type: ignore[arg-type]
+    assert response.headers["Content-Disposition"].startswith("attachment")
+    assert "sandbox" in response.headers["Content-Security-Policy"]
+
+
+def test_a_log_that_cannot_be_read_is_said_and_harms_nothing_else(world: World) -> None:
+    run = world.by_result[Result.GOLD]
+    write(run.newest_attempt(), "gone\n")
+    LogSegment.objects.filter(attempt__run=run, source="agent").update(path="logs/nowhere")
+
+    text = signed_in(world.alice).get(run.get_absolute_url()).content.decode()
+
+    assert "Not readable" in text
+    assert "Grading report" in text
+
+
+def test_an_attempt_without_words_shows_what_we_did(world: World) -> None:
+    """The container never started: the answer is in our own log, so that is what opens."""
+    run = make_run(world.group, seed=90, outcome=Outcome.INFRASTRUCTURE_FAILED)
+    logs.append(run.newest_attempt().pk, "run", "no such image")
+
+    text = signed_in(world.alice).get(run.get_absolute_url()).content.decode()
+
+    assert "no such image" in text
+
+
+# ---------------------------------------------------------------------------- files
+
+
+@pytest.fixture
+def left(world: World) -> Attempt:
+    """An attempt that left a page of HTML, and tried to leave more than that."""
+    attempt = world.by_result[Result.GOLD].newest_attempt()
+    folder = Path(layout.attempt_folder(attempt))
+    (folder / "code").mkdir(parents=True)
+    (folder / "code" / "page.html").write_text("<script>alert(1)</script>")
+    secret = folder.parent / "secret.txt"
+    secret.write_text("answers")
+    (folder / "code" / "link.txt").symlink_to(secret)
+    os.mkfifo(folder / "code" / "pipe")
+    attempt.artifacts = [
+        {"path": path, "bytes": 1}
+        for path in ("code/page.html", "code/link.txt", "code/pipe", "../secret.txt", "gone.txt")
+    ]
+    attempt.save(update_fields=["artifacts"])
+    return attempt
+
+
+def file_path(attempt: Attempt, path: str) -> str:
+    return reverse("artifact", args=[attempt.run_id, attempt.number, path])
+
+
+def test_a_file_is_a_download_and_never_a_page_of_ours(world: World, left: Attempt) -> None:
+    response = signed_in(world.alice).get(file_path(left, "code/page.html"))
+
+    assert b"".join(response) == b"<script>alert(1)</script>"  # type: ignore[arg-type]
+    assert response.headers["Content-Type"] == "application/octet-stream"
+    assert response.headers["Content-Disposition"] == 'attachment; filename="page.html"'
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert "sandbox" in response.headers["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param("code/link.txt", id="a link to what lies outside"),
+        pytest.param("code/pipe", id="a pipe, which would hang"),
+        pytest.param("../secret.txt", id="a name that climbs, though it is in the list"),
+        pytest.param("gone.txt", id="a file that is no longer there"),
+        pytest.param("run.log", id="a file that is not in the list"),
+        pytest.param("code/../code/page.html", id="another spelling of a listed file"),
+    ],
+)
+def test_other_files_are_refused(world: World, left: Attempt, path: str) -> None:
+    response = signed_in(world.alice).get(file_path(left, path))
+
+    assert response.status_code in (403, 404)
+    assert b"answers" not in response.content
+
+
+def test_a_viewer_gets_no_files(world: World, left: Attempt) -> None:
+    client = signed_in(make_user("vera", role=Role.VIEWER))
+
+    response = client.get(file_path(left, "code/page.html"))
+    page = get(client, left.run.get_absolute_url())
+
+    assert response.status_code == 403
+    assert file_path(left, "code/page.html") not in page.links()
+
+
+def test_a_report_of_a_regrade_is_the_one_that_is_shown(world: World) -> None:
+    run = world.by_result[Result.GOLD]
+    make_report(run.newest_attempt(), result=Result.VALID, score=0.7)
+
+    text = get(signed_in(world.alice), run.get_absolute_url()).with_id("run-right").text
+
+    assert "0.7" in text
+
+
+def test_times_in_the_future_do_not_break_the_page(world: World) -> None:
+    """Hosts with wrong clocks exist."""
+    attempt = world.by_state[State.RUNNING].newest_attempt()
+    Attempt.objects.filter(pk=attempt.pk).update(
+        agent_started_at=timezone.now() + timedelta(hours=2)
+    )
+
+    assert get(signed_in(world.alice), attempt.run.get_absolute_url()).check() == []
