@@ -116,6 +116,8 @@ def engine_errors() -> Iterator[None]:
 @functools.cache
 def _client(pid: int, url: str, timeout: int) -> docker.APIClient:
     """One client a process, made after the fork: connections do not survive one."""
+    if url == "none":
+        raise EngineFailure(Cause.ENGINE_UNREACHABLE, "ENGINE_URL=none: this host has no engine")
     address = {"base_url": url} if url else kwargs_from_env()
     return docker.APIClient(**address, version="auto", timeout=timeout)
 

@@ -386,6 +386,13 @@ def test_an_engine_that_does_not_answer(settings: Settings, tmp_path: Path) -> N
     gc.collect()
 
 
+def test_a_host_without_an_engine_says_so(settings: Settings) -> None:
+    settings.ENGINE_URL = "none"
+    with pytest.raises(EngineFailure, match="has no engine") as caught:
+        DockerEngine().info()
+    assert caught.value.cause == Cause.ENGINE_UNREACHABLE
+
+
 def test_only_containers_of_this_installation_and_host_are_its_own(lab: Lab) -> None:
     ours, container = lab.started()
     other_host = lab.spec()
