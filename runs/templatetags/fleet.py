@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from django import template
+from django.conf import settings
 from django.utils import timezone
 
 from mlebench_web.fleet.models import Host
@@ -23,8 +24,13 @@ def health(host: Host) -> Health:
     """The worst first: silence, then what a host says of itself, then what people decided."""
     at = timezone.now()
     if not host.is_online(at):
-        seen = host.last_seen()
-        return Health("bad", f"Silent, last seen {ago(seen, at)}" if seen else "Never seen")
+        seen, silence = host.last_seen(), host.silence(at)
+        if silence is None:
+            return Health("idle", "Never seen")
+        if silence < settings.LEASE_TTL:
+            # Its host service answers: the machine is well, the worker is not.
+            return Health("bad", f"Worker silent, seen {ago(host.worker_seen_at, at)}")
+        return Health("bad", f"Silent, last seen {ago(seen, at)}")
     if host.put_aside:
         return Health("warn", "Put aside")
     if host.is_draining:

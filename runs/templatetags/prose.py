@@ -91,7 +91,8 @@ def _table(rows: list[list[str]]) -> str:
     lines = "".join(
         f"<tr>{''.join(f'<td>{_inline(cell.strip())}</td>' for cell in row)}</tr>" for row in body
     )
-    return f'<table class="tbl"><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table>'
+    table = f"<thead><tr>{cells}</tr></thead><tbody>{lines}</tbody>"
+    return f'<div class="scroll"><table class="tbl fit">{table}</table></div>'
 
 
 def _inline(text: str) -> str:

@@ -71,7 +71,8 @@ def world(db: None) -> World:
     make_gpu(gpus, 1, fault="Lost.", utilisation=None, temperature_c=None)
     make_host(
         "box-3",
-        worker_seen_at=timezone.now() - timedelta(hours=1),
+        worker_seen_at=timezone.now() - timedelta(hours=2),
+        service_seen_at=timezone.now() - timedelta(hours=1),
         engine_error="no socket",
         gpu_error="NVML: driver mismatch",
         cpus=None,

@@ -1,7 +1,10 @@
 """The fleet pages: hosts, GPUs, and who may drain."""
 
+from datetime import timedelta
+
 import pytest
 from django.urls import reverse
+from django.utils import timezone
 
 from mlebench_web.accounts.models import AuditEntry, Role
 from mlebench_web.fleet.models import Host
@@ -23,6 +26,14 @@ def test_every_host_says_how_it_is_and_when_it_was_seen(world: World) -> None:
         "driver mismatch",
     ):
         assert words in text, words
+
+
+def test_a_host_whose_worker_alone_is_silent_says_so() -> None:
+    make_host("box-9", worker_seen_at=timezone.now() - timedelta(minutes=30))
+
+    text = signed_in(make_user()).get(reverse("fleet")).content.decode()
+
+    assert "Worker silent, seen 30 min ago" in text
 
 
 def test_a_leased_gpu_leads_to_its_run_and_a_faulty_one_says_why(world: World) -> None:

@@ -167,6 +167,7 @@ def test_an_agent_failure_is_a_report_without_a_medal(pair: Split) -> None:
     assert row.seeds == 1
     assert row.any_medal
     assert row.any_medal.mean == 50
+    assert "re-run" not in flags(row)
 
 
 def test_a_split_that_lacks_competitions_names_them(pair: Split) -> None:
