@@ -275,3 +275,8 @@ CELERY_BEAT_SCHEDULE = {
     }
 }
 CELERY_BEAT_SCHEDULE_FILENAME = str(DATA_DIR / "beat-schedule")
+
+# ---------------------------------------------------------------------------- Snapshots
+# Copies of the submission while a run lasts, for each attempt.
+SNAPSHOTS_KEPT = env.number("SNAPSHOTS_KEPT", 60, least=2)
+SNAPSHOTS_MAX_BYTES = env.gibibytes("SNAPSHOTS_MAX_GIB", 4)

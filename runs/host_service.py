@@ -20,7 +20,7 @@ from mlebench_web.fleet import hosts, inventory
 from mlebench_web.fleet.gpus import GpuReader, IsOurs, owner_of_processes
 from mlebench_web.fleet.inventory import EngineFacts
 from mlebench_web.fleet.models import Host, PreparedData
-from runs import bell, grading, layout, logs
+from runs import bell, grading, layout, logs, snapshots
 from runs.containers import Engine, EngineFailure, engine_of
 from runs.core.states import State
 from runs.grader_process import GraderProcess
@@ -60,6 +60,7 @@ class HostService:
                 (self.prepare_data, DATA_EVERY),
                 (self.sweep, JANITOR_EVERY),
                 (self.validation.sync, SYNC_EVERY),
+                (self.score_snapshots, SYNC_EVERY),
             )
         ]
         self.validation.start()
@@ -125,6 +126,10 @@ class HostService:
         if Path(settings.ML_PYTHON).exists():
             self.grader.ensure()
 
+    def score_snapshots(self) -> None:
+        """The score over time of runs that have ended; a running agent learns nothing of it."""
+        snapshots.score_ended()
+
     # ------------------------------------------------------------------ data
 
     def prepare_data(self) -> None:
@@ -174,7 +179,9 @@ class HostService:
                 self._set(row, PreparedData.State.FAILED, error=str(error))
                 logger.warning("data.failed", competition=row.competition.name, error=str(error))
                 return
-        self._set(row, PreparedData.State.READY, error="", digest=grading.answers_digest(row.competition))
+        self._set(
+            row, PreparedData.State.READY, error="", digest=grading.answers_digest(row.competition)
+        )
         logger.info("data.ready", competition=row.competition.name)
         # Runs that waited for it can start now.
         bell.ring(only=self.host)
@@ -238,5 +245,6 @@ class HostService:
         Attempt.objects.filter(pk=attempt.pk).update(
             swept_at=Now(), released_at=attempt.released_at or Now()
         )
+        logs.remove_orphans(attempt.pk)
         if not attempt.swept_at:
             logs.append(attempt.pk, LogSegment.Source.RUN, "The host removed what was left of it.")

@@ -301,6 +301,10 @@ class Attempt(models.Model):
     ended_by_itself = models.BooleanField(default=False)
     memory_killed = models.BooleanField(default=False)
     has_submission = models.BooleanField(default=False)
+    # Graded in place of a missing or invalid file: the newest valid snapshot.
+    graded_snapshot = models.ForeignKey(
+        "SubmissionSnapshot", on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
+    )
     # Active agent time; queue wait, start-up, host downtime and pauses are not in it.
     active_seconds = models.FloatField(default=0)
     paused_seconds = models.FloatField(default=0)
@@ -605,6 +609,31 @@ class GradingReport(models.Model):
             "created_at": self.created_at.replace(tzinfo=None).isoformat(timespec="microseconds"),
             "submission_path": self.submission_path,
         }
+
+
+class SubmissionSnapshot(models.Model):
+    """The submission as it stood at one moment of a run, in Django storage.
+
+    Scored only after the run has ended: a running agent must learn nothing from it.
+    """
+
+    attempt = models.ForeignKey(Attempt, on_delete=models.CASCADE, related_name="snapshots")
+    taken_at = models.DateTimeField(db_default=Now())
+    active_seconds = models.FloatField()
+    digest = models.CharField(max_length=64, help_text="SHA-256 of the file")
+    size = models.BigIntegerField()
+    # Empty: dropped to stay within the limits; its score, if it had one, stays.
+    path = models.CharField(max_length=300, blank=True)
+    # Null: not looked at yet.
+    is_valid = models.BooleanField(null=True)
+    score = models.FloatField(null=True, blank=True)
+    message = models.TextField(blank=True)
+
+    class Meta:
+        ordering = ["attempt", "active_seconds", "id"]
+
+    def __str__(self) -> str:
+        return f"submission of attempt {self.attempt_id} at {self.active_seconds:.0f} s"
 
 
 class LogSegment(models.Model):

@@ -42,6 +42,11 @@ class Ending:
     active_seconds: float = 0
     usage: dict[str, object] = field(default_factory=dict)
 
+    @property
+    def is_clean(self) -> bool:
+        """The agent ended by itself and said that all was well."""
+        return self.ended_by_itself and self.exit_code == 0
+
     def sentence(self) -> str:
         parts = []
         if self.ended_by_itself:
@@ -66,7 +71,7 @@ class Part(Protocol):
 
     def look(self, watch: "Watch") -> Ending | None: ...
 
-    def last(self, watch: "Watch") -> None: ...
+    def last(self, watch: "Watch", ending: Ending) -> None: ...
 
 
 class Watch:
@@ -108,7 +113,7 @@ class Watch:
             ending = self.look_once()
             if ending is not None:
                 for part in self.parts:
-                    part.last(self)
+                    part.last(self, ending)
                 return ending
             time.sleep(pace(self.active()))
 

@@ -5,6 +5,7 @@ followed by one that adopts the attempt and continues (docs/states.md has the li
 points). Every write is conditional on the lease token.
 """
 
+import os
 import shutil
 import time
 from datetime import timedelta
@@ -19,16 +20,17 @@ from mlebench_web.catalog import data, images
 from mlebench_web.catalog.models import ContainerConfig
 from mlebench_web.fleet import hosts
 from mlebench_web.fleet.models import Gpu, Host
-from runs import agent_env, grading, layout, logs, queue
+from runs import agent_env, grading, layout, logs, queue, snapshots
 from runs.agent_env import AgentHardware
 from runs.containers import ContainerSpec, ContainerState, Engine, EngineFailure, engine_of
 from runs.containers.diagnostics import evidence
 from runs.core.container_config import limits_of
-from runs.core.failures import Cause, cause_of_end
+from runs.core.failures import Cause, cause_of_end, is_infrastructure
 from runs.core.states import Outcome, State, Verdict, verdict
-from runs.models import Attempt, Installation, LogSegment, Replaced, Run
+from runs.models import Attempt, GradingReport, Installation, LogSegment, Replaced, Run
 from runs.patience import Heart, patiently
 from runs.queue import Lease
+from runs.snapshots import SnapshotPart
 from runs.validation import ask_to_serve
 from runs.watching import Ending, Part, Watch
 from runs.workspace import Workspace
@@ -132,8 +134,13 @@ class Supervisor:
             lines, self._said = self._said, []
             logs.append(self.attempt.pk, LogSegment.Source.RUN, "\n".join(lines))
         agent, container = self.shippers
-        container.ship(final=final)
-        return agent.ship(final=final)
+        try:
+            container.ship(final=final)
+            return agent.ship(final=final)
+        except logs.LogStorageError as error:
+            # The whole file is among the collected outputs: a line is missing on a page, no more.
+            logger.warning("log.not_shipped", attempt=self.attempt.pk, error=str(error))
+            return 0
 
     def save(self, **fields: object) -> None:
         patiently(lambda: self.attempt.save_held(self.token, **fields), tick=self.tick)
@@ -155,7 +162,7 @@ class Supervisor:
 
     def parts(self) -> list[Part]:
         """What is watched beside the container."""
-        return []
+        return [SnapshotPart()]
 
     # ------------------------------------------------------------------ the road
 
@@ -284,11 +291,9 @@ class Supervisor:
         if container:
             self.engine.remove(container)
         self.timed("collect", began)
-        has_submission = bool(
-            self.workspace.submission_file() or self.workspace.refused_submission()
-        )
-        self.save(has_submission=has_submission, timings=self.timings, **extra)
+        self.save(timings=self.timings, **extra)
         self.refresh()
+        self.save(has_submission=self.left_a_submission())
         sealed = self.verdict()
         if sealed.outcome == Outcome.GRADED:
             patiently(self.release, tick=self.tick, what="release")
@@ -310,9 +315,34 @@ class Supervisor:
         if self.attempt.state == State.COLLECTING:
             self.attempt.release(token=self.token, by=self.host.name)
 
+    @property
+    def tries_left(self) -> int:
+        return max(0, settings.MAX_TRIES - self.run.tries_used - 1)
+
+    @property
+    def ended_cleanly(self) -> bool:
+        return self.attempt.ended_by_itself and self.attempt.exit_code == 0
+
+    def left_a_submission(self) -> bool:
+        """Whether there is something to grade: the file, or the newest valid snapshot."""
+        end = self.attempt.end()
+        if end.cause and is_infrastructure(end.cause) and not end.ended_by_itself:
+            # With no try left a broken host's run is graded only if what it left is valid.
+            return not self.tries_left and self.has_valid_snapshot()
+        if self.workspace.submission_file() or self.workspace.refused_submission():
+            return True
+        return not self.ended_cleanly and self.has_valid_snapshot()
+
+    def has_valid_snapshot(self) -> bool:
+        try:
+            return snapshots.newest_valid(self.attempt, tick=self.tick) is not None
+        except grading.GraderFailed as error:
+            # Grading will meet the same grader, and name it.
+            logger.warning("snapshot.not_judged", attempt=self.attempt.pk, error=str(error))
+            return True
+
     def verdict(self) -> Verdict:
-        tries_left = max(0, settings.MAX_TRIES - self.run.tries_used - 1)
-        return verdict(self.attempt.end(), tries_left=tries_left)
+        return verdict(self.attempt.end(), tries_left=self.tries_left)
 
     def grade(self) -> None:
         """Grading -> ended. Needs no container: only the collected files and the answers."""
@@ -331,6 +361,8 @@ class Supervisor:
                 tick=self.tick,
                 refused=refused,
             )
+            if not report.valid_submission and not self.ended_cleanly:
+                report = self.grade_snapshot(submission) or report
         except grading.GraderFailed as error:
             # Another attempt of 24 hours would meet the same grader: none is queued.
             self.say(f"Grading failed: {error}")
@@ -343,6 +375,23 @@ class Supervisor:
         self.timed("grade", began)
         self.say(f"Graded: score {report.score}, {report.result.replace('_', ' ')}.")
         self.seal(sealed)
+
+    def grade_snapshot(self, submission: Path) -> GradingReport | None:
+        """Grade the newest valid snapshot in place of what was left; None when there is none.
+
+        The snapshot becomes the file that upstream's tools see; what was left stays beside it.
+        """
+        snapshot = snapshots.newest_valid(self.attempt, tick=self.tick)
+        if snapshot is None:
+            return None
+        self.save(graded_snapshot=snapshot)
+        submission.parent.mkdir(parents=True, exist_ok=True)
+        if submission.exists():
+            os.replace(submission, submission.with_name("submission.as-left.csv"))
+        with snapshots.opened(snapshot) as file, submission.open("wb") as target:
+            shutil.copyfileobj(file, target)
+        self.say(f"Graded is the submission as it was after {snapshot.active_seconds:.0f} s.")
+        return grading.grade(self.attempt, submission, tick=self.tick)
 
     def seal(self, sealed: Verdict, *, try_again: bool = True, cause_detail: str = "") -> None:
         """The one end of an attempt, then what only follows from it."""
