@@ -25,6 +25,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import docker
@@ -76,7 +77,9 @@ class Product:
         until = time.monotonic() + 900
         while time.monotonic() < until:
             plan = self.ask(
-                "POST", "/api/v1/run-groups?dry_run=1", {"agent": "dummy", "split": "demo", "seeds": 1}
+                "POST",
+                "/api/v1/run-groups?dry_run=1",
+                {"agent": "dummy", "split": "demo", "seeds": 1},
             )
             if plan.get("container_config") == "demo" and "dummy" in self.images():
                 return
@@ -144,8 +147,8 @@ class Product:
         code = (
             "import json; from runs.models import Attempt as A;"
             f"rows = A.objects.filter(run__group={group});"
-            "print(json.dumps([{'claimed': a.claimed_at.timestamp(), 'ended': a.ended_at.timestamp(),"
-            "'timings': a.timings} for a in rows]))"
+            "print(json.dumps([{'claimed': a.claimed_at.timestamp(),"
+            "'ended': a.ended_at.timestamp(), 'timings': a.timings} for a in rows]))"
         )
         rows: list[dict[str, object]] = json.loads(self.manage("shell", "-v", "0", "-c", code))
         return rows
@@ -242,7 +245,8 @@ class Bare:
 def started_after(client: docker.DockerClient, act: Callable[[], object]) -> float:
     """Seconds from the call of `act` to the engine's start event of a container of ours."""
     events = client.events(
-        decode=True, filters={"type": "container", "event": "start", "label": "mlebench-web.attempt"}
+        decode=True,
+        filters={"type": "container", "event": "start", "label": "mlebench-web.attempt"},
     )
     began = time.time()
     act()
@@ -252,6 +256,10 @@ def started_after(client: docker.DockerClient, act: Callable[[], object]) -> flo
     raise SystemExit("no start event")
 
 
+def press_start(product: Product) -> None:
+    groups.append(product.start_group(1))
+
+
 def per_run(rows: list[dict[str, object]]) -> float:
     first = min(float(str(row["claimed"])) for row in rows)
     last = max(float(str(row["ended"])) for row in rows)
@@ -259,7 +267,7 @@ def per_run(rows: list[dict[str, object]]) -> float:
 
 
 def image_of(product: Product) -> str:
-    pairs = dict(eval(product.images()))  # noqa: S307 - our own command's answer
+    pairs = dict(eval(product.images()))
     return str(pairs["dummy"])
 
 
@@ -281,12 +289,14 @@ def measure(args: argparse.Namespace) -> int:
                 ours, floor = [], []
                 for _ in range(args.starts):
                     floor.append(bare.one_start())
-                    ours.append(started_after(client, lambda: groups.append(product.start_group(1))))
+                    press = partial(press_start, product)
+                    ours.append(started_after(client, press))
                     product.finished(groups[-1])
                 added = (statistics.median(ours) - statistics.median(floor)) * 1000
                 lines.append(
-                    f"start: {statistics.median(ours):.3f} s, bare {statistics.median(floor):.3f} s, "
-                    f"added {added:.0f} ms (aim {AIM_START_MS}), n={args.starts}"
+                    f"start: {statistics.median(ours):.3f} s, "
+                    f"bare {statistics.median(floor):.3f} s, added {added:.0f} ms "
+                    f"(aim {AIM_START_MS}), n={args.starts}"
                 )
                 if added > AIM_START_MS:
                     missed.append("start")

@@ -9,5 +9,5 @@ from mlebench_web.accounts.models import User
 class SignedInRequest(HttpRequest):
     """What a view behind `login_required` gets."""
 
-    user: User  # type: ignore[assignment]
+    user: User
     htmx: HtmxDetails

@@ -3,9 +3,8 @@
 import hashlib
 import secrets
 from datetime import timedelta
-from typing import ClassVar
 
-from django.contrib.auth.models import AbstractUser, UserManager
+from django.contrib.auth.models import AbstractUser
 from django.db import models
 from django.utils import timezone
 
@@ -41,8 +40,6 @@ class User(AbstractUser):
     team = models.ForeignKey(
         Team, on_delete=models.SET_NULL, null=True, blank=True, related_name="members"
     )
-
-    objects: ClassVar[UserManager["User"]] = UserManager()
 
     def is_at_least(self, role: Role) -> bool:
         if not self.is_active:

@@ -79,7 +79,7 @@ def rounded(score: Any) -> float:
     """The score to five places, rounded by its own type as upstream does."""
     if not isinstance(score, numbers.Real):
         raise TypeError(f"The grader returned {type(score).__name__}, not a number.")
-    return float(round(score, 5))  # type: ignore[call-overload]
+    return float(round(score, 5))
 
 
 def declares_invalid(error: BaseException) -> bool:

@@ -146,12 +146,14 @@ class Server:
     def reap(self) -> None:
         """Tell each client whose child is gone how it went."""
         self.dying -= {child for child in self.dying if os.waitpid(child, os.WNOHANG)[0]}
-        for client in [one for one in self.clients.values() if one.child]:
-            # WNOWAIT keeps the process id taken until its group is killed.
-            if os.waitid(os.P_PID, client.child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        for client, child in [(one, one.child) for one in self.clients.values()]:
+            if child is None:
                 continue
-            kill_group(client.child)
-            _, status = os.waitpid(client.child, 0)
+            # WNOWAIT keeps the process id taken until its group is killed.
+            if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                continue
+            kill_group(child)
+            _, status = os.waitpid(child, 0)
             client.child = None
             code = os.waitstatus_to_exitcode(status)
             ended = {"exit": code if code >= 0 else None, "signal": -code if code < 0 else None}
