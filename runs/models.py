@@ -47,6 +47,8 @@ class Installation(models.Model):
 
     name = models.CharField(max_length=16, unique=True)
     created_at = models.DateTimeField(auto_now_add=True)
+    # After an outage or a jump of the clock an expired lease says nothing until then.
+    trust_leases_from = models.DateTimeField(null=True, blank=True)
 
     def __str__(self) -> str:
         return self.name
@@ -275,6 +277,14 @@ class Attempt(models.Model):
     supervisor_started = models.FloatField(null=True, blank=True, help_text="process start, epoch")
 
     queued_at = models.DateTimeField(default=timezone.now)
+    # Back-off after an infrastructure failure: nobody claims it before.
+    not_before = models.DateTimeField(null=True, blank=True)
+    # What a re-run asked for in place of the group's settings: see runs.core.overrides.
+    overrides = models.JSONField(default=dict, blank=True)
+    # The re-run of many that queued it, so that it can be undone.
+    requeue = models.ForeignKey(
+        "Requeue", on_delete=models.SET_NULL, null=True, blank=True, related_name="attempts"
+    )
     claimed_at = models.DateTimeField(null=True, blank=True)
     agent_started_at = models.DateTimeField(null=True, blank=True)
     agent_ended_at = models.DateTimeField(null=True, blank=True)
@@ -308,6 +318,11 @@ class Attempt(models.Model):
     # Active agent time; queue wait, start-up, host downtime and pauses are not in it.
     active_seconds = models.FloatField(default=0)
     paused_seconds = models.FloatField(default=0)
+    # When nobody watched it or it was paused: see runs.core.interruptions.
+    interruptions = models.JSONField(default=list, blank=True)
+    # The engine does not answer about its container, which may be healthy; and what it said.
+    engine_silent_since = models.DateTimeField(null=True, blank=True)
+    engine_silence = models.TextField(blank=True)
     validations = models.PositiveIntegerField(default=0)
     # Phases in seconds, for the figures: prepare, create, start, health, agent, collect, grade.
     timings = models.JSONField(default=dict, blank=True)
@@ -494,6 +509,25 @@ class Attempt(models.Model):
 
     def holds_resources(self) -> bool:
         return self.state in HOLDING and self.released_at is None
+
+
+class Requeue(models.Model):
+    """Many failed runs queued again by one press, so that it can be undone while they wait."""
+
+    by = models.ForeignKey(User, on_delete=models.SET_NULL, null=True, blank=True)
+    by_name = models.CharField(max_length=150)
+    reason = models.TextField(blank=True)
+    at = models.DateTimeField(db_default=Now())
+    # Runs that it queued, and the tries that each had used: an undo gives them back.
+    tries_before = models.JSONField(default=dict)
+    undone_at = models.DateTimeField(null=True, blank=True)
+    undone_by = models.CharField(max_length=150, blank=True)
+
+    class Meta:
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return f"re-run {self.pk} of {len(self.tries_before)} runs"
 
 
 class Move(models.Model):

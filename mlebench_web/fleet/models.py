@@ -23,6 +23,13 @@ class Host(models.Model):
     is_draining = models.BooleanField(default=False)
     # Put aside after failures of its own; says why.
     put_aside = models.CharField(max_length=300, blank=True)
+    # Fails by its own causes, but is the last one that can be used; shown in red, and why.
+    failing = models.CharField(max_length=300, blank=True)
+    # Failures before this moment are forgiven: somebody said "use it again".
+    used_again_at = models.DateTimeField(null=True, blank=True)
+    # Somebody said that it is gone; void as soon as it is heard of again.
+    declared_lost_at = models.DateTimeField(null=True, blank=True)
+    declared_lost_by = models.CharField(max_length=150, blank=True)
     slots = models.PositiveIntegerField(default=1)
     # What attempts may have: may be less than what the machine has.
     cpus = models.FloatField(null=True, blank=True)
@@ -59,6 +66,11 @@ class Host(models.Model):
     def is_online(self, at: datetime) -> bool:
         """Whether the worker was heard of within one lease, at the database's time `at`."""
         return bool(self.worker_seen_at and at - self.worker_seen_at < settings.LEASE_TTL)
+
+    def is_declared_lost(self) -> bool:
+        """Whether somebody said that it is gone, and nothing was heard of it since."""
+        seen = self.last_seen()
+        return bool(self.declared_lost_at and (seen is None or seen < self.declared_lost_at))
 
     def silence(self, at: datetime) -> timedelta | None:
         """Time since anything of this host was heard; None: never heard of."""
