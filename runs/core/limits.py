@@ -70,3 +70,13 @@ class Reaping:
 
     def may_lose_hosts(self) -> bool:
         return (self.last_monotonic or 0) >= self.may_lose_hosts_at
+
+
+def must_pause(*, cut_off: float, lost_after: float, ttl: float, could_be_replaced: bool) -> bool:
+    """Whether a supervisor that has not reached the database for `cut_off` seconds pauses.
+
+    One lease before the host may be declared lost: what is measured here began with the last
+    heartbeat of this attempt, and the host's own may be a little older. Settings with a short
+    `lost_after` leave at least half of it.
+    """
+    return could_be_replaced and cut_off >= max(lost_after - ttl, lost_after / 2)
