@@ -1,6 +1,7 @@
 """Rows of runs in the Django admin. States and outcomes are for reading: they change by the one
 door only (Attempt.move), which keeps the history and what follows from it."""
 
+from django.apps import apps
 from django.contrib import admin
 from django.db.models import Model
 from django.http import HttpRequest
@@ -16,6 +17,7 @@ from runs.models import (
     Move,
     Run,
     RunGroup,
+    SubmissionSnapshot,
 )
 
 
@@ -95,6 +97,13 @@ class GradingReportAdmin(ReadOnly):
     list_select_related = ["attempt__run__competition"]
 
 
+@admin.register(SubmissionSnapshot)
+class SubmissionSnapshotAdmin(ReadOnly):
+    list_display = ["attempt", "taken_at", "active_seconds", "size", "is_valid", "score"]
+    list_filter = ["is_valid"]
+    list_select_related = ["attempt__run__competition"]
+
+
 @admin.register(GpuLease)
 class GpuLeaseAdmin(ReadOnly):
     list_display = ["pk", "gpu", "attempt", "released_at"]
@@ -117,3 +126,11 @@ class InstallationAdmin(ReadOnly):
 class IdempotencyKeyAdmin(ReadOnly):
     list_display = ["key", "user", "status", "created_at"]
     list_select_related = ["user"]
+
+
+# What has no page of its own above can at least be looked at. Last: `runs` is loaded after the
+# apps below it.
+for label in ("accounts", "catalog", "fleet", "runs"):
+    for model in apps.get_app_config(label).get_models():
+        if not admin.site.is_registered(model):
+            admin.site.register(model, ReadOnly)

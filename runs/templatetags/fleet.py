@@ -31,6 +31,8 @@ def health(host: Host) -> Health:
             # Its host service answers: the machine is well, the worker is not.
             return Health("bad", f"Worker silent, seen {ago(host.worker_seen_at, at)}")
         return Health("bad", f"Silent, last seen {ago(seen, at)}")
+    if host.failing:
+        return Health("bad", "Failing")
     if host.put_aside:
         return Health("warn", "Put aside")
     if host.is_draining:

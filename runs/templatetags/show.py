@@ -6,6 +6,8 @@ from typing import Any
 
 from django import template
 from django.utils import timezone
+from django.utils.html import format_html_join
+from django.utils.safestring import SafeString, mark_safe
 
 register = template.Library()
 MISSING = "n/a"
@@ -150,3 +152,9 @@ def query(context: template.Context, **changes: object) -> str:
 def part(parts: dict[str, Any], name: str) -> Any:
     """One value of a mapping; None where it has none."""
     return parts.get(name)
+
+
+@register.filter
+def breakable(path: str) -> SafeString:
+    """A path that a narrow column may break after each slash."""
+    return format_html_join(mark_safe("/<wbr>"), "{}", ((part,) for part in path.split("/")))

@@ -212,7 +212,10 @@ def _mean_medals(row: Row) -> list[tuple[str, str]]:
         return []
     count = len(row.medals)
     return [
-        (letter, f"{sum(getattr(each, name) for each in row.medals) / count:.3g}")
+        (
+            letter,
+            f"{sum(getattr(each, name) for each in row.medals) / count:.1f}".removesuffix(".0"),
+        )
         for letter, name in (("G", "gold"), ("S", "silver"), ("B", "bronze"))
     ]
 

@@ -148,6 +148,10 @@ class Picture:
         return marks.GROUP_STATUS[self.state]
 
     @property
+    def hosts_at_work(self) -> int:
+        return sum(each.at_work > 0 for each in self.hosts)
+
+    @property
     def needs_reason(self) -> bool:
         return any(cause.is_agents_own for cause in self.causes)
 

@@ -57,7 +57,9 @@ OUTCOME_FILL = {
 
 
 def _run(pk: int) -> Run:
-    attempts = Attempt.objects.select_related("host", "resumed_from").prefetch_related(
+    attempts = Attempt.objects.select_related(
+        "host", "resumed_from", "graded_snapshot"
+    ).prefetch_related(
         Prefetch("reports", GradingReport.objects.filter(is_current=True), to_attr="current")
     )
     return get_object_or_404(
