@@ -230,6 +230,7 @@ class HostService:
             if container_id:
                 engine.kill(container_id)
             if workspace.root.exists() and not attempt.artifacts:
+                workspace.make_readable(engine, attempt.image_id)
                 collected = workspace.collect(layout.attempt_folder(attempt), tick=lambda: None)
                 Attempt.objects.filter(pk=attempt.pk).update(
                     artifacts=collected.artifacts, left_out=collected.left_out

@@ -188,6 +188,7 @@ class Watch:
                     return self.ended_by_itself(code)
                 failure = self.supervisor.dead_container()
                 return self.ending(cause=failure.cause, detail=failure.text)
+            self.supervisor.memory_kills = self.engine.memory_kills(self.container) or 0
             started = time.monotonic() - self.began > AGENT_APPEARS_WITHIN
             if started and not self.engine.agent_is_alive(self.container):
                 code = self.workspace.agent_exit_code()

@@ -99,6 +99,8 @@ class Supervisor:
                 (LogSegment.Source.CONTAINER, "logs/entrypoint.log"),
             )
         ]
+        # Seen while the container ran: a dead one's flag may be from long before its end.
+        self.memory_kills = 0
         self._said: list[str] = []
         self.timings: dict[str, float] = dict(self.attempt.timings)
 
@@ -241,7 +243,11 @@ class Supervisor:
     def dead_container(self) -> EngineFailure:
         """Why the container is not running, with evidence."""
         seen = evidence(self.engine, self.attempt.container_id, self.workspace)
-        cause, detail = cause_of_end(seen, agent_started=self.attempt.agent_started_at is not None)
+        cause, detail = cause_of_end(
+            seen,
+            agent_started=self.attempt.agent_started_at is not None,
+            earlier_memory_kills=self.memory_kills,
+        )
         return EngineFailure(cause, f"{detail}\n{seen.last_lines}".strip())
 
     def refresh(self) -> None:
@@ -279,6 +285,8 @@ class Supervisor:
             self.engine.kill(container)
         self.ship(final=True)
         extra: dict[str, object] = {}
+        # A worker that is not root could not read what the agent wrote for itself alone.
+        self.workspace.make_readable(self.engine, self.attempt.image_id)
         try:
             extra = self.keep_outputs()
         except OSError as error:
@@ -484,9 +492,10 @@ class Supervisor:
             cpus=attempt.cpus or 1,
             memory_bytes=attempt.memory_bytes or 0,
             shm_bytes=self.limits.shm_bytes,
-            pids_limit=settings.PIDS_LIMIT,
+            pids_limit=self.limits.pids_limit or settings.PIDS_LIMIT,
             gpu_uuids=tuple(gpu.uuid for gpu in gpus),
-            network=agent.network,
+            # Of the two the stricter one: a config opens no door that the agent's own says is shut.
+            network="none" if "none" in (agent.network, self.limits.network) else "internet",
             runtime=self.limits.runtime,
             privileged=agent.privileged,
             agent_args=agent_env.agent_arguments(group.agent_kwargs, agent.kwargs_type),
