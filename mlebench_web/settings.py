@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 
 import dj_database_url
+from django.core.exceptions import ImproperlyConfigured
 from django.utils.csp import CSP
 
 from mlebench_web import env, sockets
@@ -277,6 +278,16 @@ CELERY_BEAT_SCHEDULE = {
     }
 }
 CELERY_BEAT_SCHEDULE_FILENAME = str(DATA_DIR / "beat-schedule")
+
+# ---------------------------------------------------------------------------- Chaos
+# Both are for bench/chaos.py alone.
+CHAOS = env.flag("CHAOS", default=False)
+CHAOS_BREAK = env.text("MLEBENCH_WEB_CHAOS_BREAK")
+if CHAOS_BREAK and not CHAOS:
+    raise ImproperlyConfigured(
+        "MLEBENCH_WEB_CHAOS_BREAK switches a guard of running agents off: leave it out. "
+        "Only bench/chaos.py sets it, with CHAOS=1, for a fleet of its own."
+    )
 
 # ---------------------------------------------------------------------------- Snapshots
 # Copies of the submission while a run lasts, for each attempt.

@@ -17,6 +17,7 @@ from django.utils import timezone
 from mlebench_web.accounts.models import Team, User
 from mlebench_web.catalog.models import Agent, AgentImage, Competition, ContainerConfig, Split
 from mlebench_web.fleet.models import Gpu, Host
+from runs import guards
 from runs.core.failures import EXPLAINED, Cause
 from runs.core.states import (
     HOLDING,
@@ -377,7 +378,7 @@ class Attempt(models.Model):
         check_move(old, new)
         with transaction.atomic():
             # The filter is the lock: of two movers, one updates no row.
-            moved = Attempt.objects.filter(pk=self.pk, state=old, lease_token=token).update(
+            moved = Attempt.objects.filter(guards.fence(token), pk=self.pk, state=old).update(
                 state=new, **fields
             )
             if not moved:
@@ -393,6 +394,7 @@ class Attempt(models.Model):
                 by=by,
                 outcome=str(outcome or ""),
                 cause=str(fields.get("cause") or ""),
+                lease_token=token,
             )
         self.refresh_from_db()
 
@@ -463,7 +465,7 @@ class Attempt(models.Model):
     def save_held(self, token: uuid.UUID, **fields: object) -> None:
         """Save fields of an attempt that this token holds. Raises Replaced when it does not."""
         if (
-            not Attempt.objects.filter(pk=self.pk, lease_token=token)
+            not Attempt.objects.filter(guards.fence(token), pk=self.pk)
             .exclude(state=State.ENDED)
             .update(**fields)
         ):
@@ -473,6 +475,11 @@ class Attempt(models.Model):
                 setattr(self, name, value)
 
     # ---------------------------------------------------------------- reading
+
+    def is_held_by(self, token: uuid.UUID) -> bool:
+        """Whether the row, as it was read last, is unended and under this token."""
+        is_fenced = guards.is_on(guards.Guard.FENCING)
+        return not self.is_ended and (self.lease_token == token or not is_fenced)
 
     @property
     def is_ended(self) -> bool:
@@ -539,6 +546,8 @@ class Move(models.Model):
     outcome = models.CharField(max_length=30, blank=True)
     cause = models.CharField(max_length=30, blank=True)
     by = models.CharField(max_length=150)
+    # Under which lease it was asked for; null: of a queued attempt, which has none.
+    lease_token = models.UUIDField(null=True, blank=True)
     at = models.DateTimeField(db_default=Now())
 
     class Meta:

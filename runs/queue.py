@@ -23,6 +23,7 @@ from mlebench_web.catalog import images
 from mlebench_web.catalog.models import Agent, AgentImage, ContainerConfig
 from mlebench_web.fleet import hosts
 from mlebench_web.fleet.models import Gpu, Host, PreparedData
+from runs import guards
 from runs.core import placement
 from runs.core.container_config import limits_of
 from runs.core.failures import Cause
@@ -65,6 +66,8 @@ def supervisor_is_live(attempt: Attempt) -> bool:
 
     Only meaningful on the host that the row names.
     """
+    if not guards.is_on(guards.Guard.ADOPTION):
+        return False
     if attempt.supervisor_pid is None or attempt.supervisor_boot_id != hosts.boot_id():
         return False
     if attempt.lease_until is None or attempt.lease_until < hosts.now():
@@ -323,7 +326,7 @@ def reap(patience: Reaping = _reaping) -> list[Attempt]:
     """
     at = hosts.now()
     patience.tick(database=at.timestamp(), monotonic=time.monotonic())
-    if not patience.may_lose_hosts():
+    if guards.is_on(guards.Guard.GRACE) and not patience.may_lose_hosts():
         return []
     sealed = []
     for attempt in _expired():

@@ -20,7 +20,7 @@ from mlebench_web.catalog import data, images
 from mlebench_web.catalog.models import ContainerConfig
 from mlebench_web.fleet import hosts
 from mlebench_web.fleet.models import Gpu, Host
-from runs import agent_env, grading, layout, logs, queue, snapshots
+from runs import agent_env, grading, guards, layout, logs, queue, snapshots
 from runs.agent_env import AgentHardware
 from runs.containers import ContainerSpec, ContainerState, Engine, EngineFailure, engine_of
 from runs.containers.diagnostics import evidence
@@ -114,7 +114,7 @@ class Supervisor:
     def beat(self) -> bool:
         """Renew the lease; False when this token no longer holds it."""
         renewed = (
-            Attempt.objects.filter(pk=self.attempt.pk, lease_token=self.token)
+            Attempt.objects.filter(guards.fence(self.token), pk=self.attempt.pk)
             .exclude(state=State.ENDED)
             .update(lease_until=Now() + settings.LEASE_TTL)
         )
@@ -253,7 +253,7 @@ class Supervisor:
     def refresh(self) -> None:
         """Read the row again. Raises Replaced when this token does not hold it any more."""
         patiently(self.attempt.refresh_from_db, tick=self.tick, what="refresh")
-        if self.attempt.lease_token != self.token or self.attempt.state == State.ENDED:
+        if not self.attempt.is_held_by(self.token):
             raise Replaced(f"Another supervisor holds {self.attempt}.")
 
     def stop_with(self, ending: Ending) -> None:

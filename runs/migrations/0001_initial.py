@@ -105,6 +105,7 @@ class Migration(migrations.Migration):
                 ('outcome', models.CharField(blank=True, max_length=30)),
                 ('cause', models.CharField(blank=True, max_length=30)),
                 ('by', models.CharField(max_length=150)),
+                ('lease_token', models.UUIDField(blank=True, null=True)),
                 ('at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
                 ('attempt', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='moves', to='runs.attempt')),
             ],
