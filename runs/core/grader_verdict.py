@@ -70,7 +70,9 @@ def decide(ended: Ended, *, memory_bytes: int, limit_seconds: float) -> GraderVe
         return GraderVerdict(Fault.GRADER, f"Grading {what}", may_be_told=False)
     if ended.phase == Phase.SUBMISSION:
         is_pandas = bool(ended.exception) and ended.exception != "MemoryError"
-        message = ended.text or ended.exception if is_pandas else f"Reading the submission {what}"
+        message = f"Reading the submission {what}"
+        if is_pandas:
+            message = ended.text.rstrip() or ended.exception
         return GraderVerdict(Fault.SUBMISSION, message)
     return GraderVerdict(Fault.UNSURE, f"Grading the submission {what}", may_be_told=False)
 
@@ -86,7 +88,8 @@ def in_words(ended: Ended, *, memory_bytes: int, limit_seconds: float) -> str:
     if ended.signal is not None:
         return f"crashed with signal {ended.signal}."
     if ended.exception:
-        return f"failed with {ended.exception}: {ended.text}".rstrip(": ")
+        said = " ".join(ended.text.split()).rstrip(".")
+        return f"failed with {ended.exception}: {said}".rstrip(": ") + "."
     return "ended the grader's process without a result."
 
 

@@ -14,19 +14,19 @@ SECRET = "[1, 0, 0, 1]"
         pytest.param(
             Ended(Phase.LOAD, exception="SyntaxError", text="invalid syntax"),
             Fault.GRADER,
-            "Loading the grader failed with SyntaxError: invalid syntax",
+            "Loading the grader failed with SyntaxError: invalid syntax.",
             id="a broken grade.py",
         ),
         pytest.param(
             Ended(Phase.LOAD, exception="InvalidSubmissionError", declared_invalid=True),
             Fault.GRADER,
-            "Loading the grader failed with InvalidSubmissionError",
+            "Loading the grader failed with InvalidSubmissionError.",
             id="declared invalid before it was read",
         ),
         pytest.param(
             Ended(Phase.ANSWERS, exception="FileNotFoundError", text="test.csv"),
             Fault.GRADER,
-            "Reading the answers failed with FileNotFoundError: test.csv",
+            "Reading the answers failed with FileNotFoundError: test.csv.",
             id="no answers",
         ),
         pytest.param(
@@ -36,7 +36,7 @@ SECRET = "[1, 0, 0, 1]"
             id="slow answers",
         ),
         pytest.param(
-            Ended(Phase.SUBMISSION, exception="ParserError", text="Expected 2 fields, saw 5"),
+            Ended(Phase.SUBMISSION, exception="ParserError", text="Expected 2 fields, saw 5\n"),
             Fault.SUBMISSION,
             "Expected 2 fields, saw 5",
             id="ragged",
@@ -103,7 +103,7 @@ SECRET = "[1, 0, 0, 1]"
         pytest.param(
             Ended(Phase.GRADE, exception="KeyError", text="'id'"),
             Fault.UNSURE,
-            "Grading the submission failed with KeyError: 'id'",
+            "Grading the submission failed with KeyError: 'id'.",
             id="not foreseen",
         ),
         pytest.param(

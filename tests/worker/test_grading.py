@@ -304,8 +304,12 @@ def grade(submission, answers):
 """
     assert grade(make_competition(grader), submission).score == 0.5
 
+    assert_gone(int(note.read_text()))
+
+
+def assert_gone(pid: int) -> None:
     deadline = time.monotonic() + 10
-    while alive(int(note.read_text())):
+    while alive(pid):
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -367,22 +371,31 @@ def test_a_grader_process_that_dies_in_the_middle_is_replaced(
     settings.SOCKETS_DIR = tmp_path / "s"
     process = grading.GraderProcess()
     process.ensure()
+    notes = tmp_path / "pids"
     killed: list[int] = []
 
     def kill_once() -> None:
-        if not killed and process._process:
+        """The server, once its child is in the middle of grading."""
+        if not killed and notes.exists() and process._process:
             killed.append(process._process.pid)
             os.kill(process._process.pid, signal.SIGKILL)
 
-    competition = make_competition(
-        "import time\ndef grade(s, a):\n    time.sleep(1)\n    return len(s)\n"
-    )
-    report = grading.grade(attempt_of(competition), submission, tick=kill_once)
+    grader = f"""
+import os, time
+def grade(submission, answers):
+    with open({str(notes)!r}, "a") as file:
+        file.write(f"{{os.getpid()}}\\n")
+    time.sleep(600 if len(open({str(notes)!r}).readlines()) == 1 else 0)
+    return len(submission)
+"""
+    report = grading.grade(attempt_of(make_competition(grader)), submission, tick=kill_once)
     process.stop()
 
     assert killed
     # The second child reads the file from its start.
     assert report.score == 3
+    # The first one did not outlive its server.
+    assert_gone(int(notes.read_text().split()[0]))
 
 
 def test_the_process_ends_with_its_owner(settings: Settings, tmp_path: Path) -> None:
@@ -422,7 +435,7 @@ def test_a_request_that_is_given_up_does_not_disturb_the_next(
     warm_grader: grading.GraderProcess, make_competition: MakeCompetition, submission: Path
 ) -> None:
     request = grader_process.Request(folder=Path("/nowhere"), answers=Path("/nowhere"))
-    for payload in (b"", b'{"op": "gra', request.as_json()):
+    for payload in (b"", b'{"op": "gra', b"nonsense\n", b"[]\n", request.as_json()):
         with grader_process.connected(warm_grader.path, timeout=2) as connection:
             if payload.endswith(b"\n"):
                 with submission.open() as file:
