@@ -3,13 +3,16 @@
 A lost bell costs seconds (the control tick rings again), so ringing never raises.
 """
 
+from collections import Counter
+
 import structlog
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from mlebench_web.fleet import hosts
 from mlebench_web.fleet.models import Host
-from runs.core.states import SUPERVISED, State
+from runs import queue
+from runs.core.states import SUPERVISED
 from runs.models import Attempt
 
 logger = structlog.get_logger(__name__)
@@ -32,12 +35,15 @@ def ring(only: Host | None = None) -> int:
     """Ring each online host, or `only` one, as often as it may have work. The bells sent."""
     at = hosts.now()
     online = [only] if only else [host for host in Host.objects.all() if host.is_online(at)]
-    queued = Attempt.objects.filter(state=State.QUEUED).count()
+    queued = Attempt.objects.claimable().count()
+    # Gradings of silent hosts, which any other may go on with.
+    abandoned = Counter(attempt.host_id for attempt in queue.abandoned_gradings())
     sent = 0
     for host in online:
         unended = Attempt.objects.filter(host=host, state__in=SUPERVISED)
         # Its own worker knows better which of them have a live supervisor; it adopts only those.
         adoptable = unended.count() if only else unended.filter(lease_until__lt=at).count()
+        adoptable += abandoned.total() - abandoned[host.pk]
         sent += send(host.name, bells_for(host, queued=queued, adoptable=adoptable))
     return sent
 

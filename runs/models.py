@@ -4,7 +4,8 @@ Only this module writes a state (tests/test_layers.py holds that).
 """
 
 import uuid
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from django.conf import settings
@@ -19,6 +20,8 @@ from mlebench_web.catalog.models import Agent, AgentImage, Competition, Containe
 from mlebench_web.fleet.models import Gpu, Host
 from runs import guards
 from runs.core.failures import EXPLAINED, Cause
+from runs.core.overrides import Overrides
+from runs.core.retries import wait_before_next
 from runs.core.states import (
     HOLDING,
     AttemptEnd,
@@ -209,17 +212,59 @@ class Run(models.Model):
         return self.attempts.latest("number")
 
     def queue_attempt(
-        self, *, by: str, resumed_from: "Attempt | None" = None, fresh_tries: bool = False
+        self,
+        *,
+        by: str,
+        resumed_from: "Attempt | None" = None,
+        fresh_tries: bool = False,
+        wait_seconds: float = 0,
+        overrides: Overrides | None = None,
+        requeue: "Requeue | None" = None,
     ) -> "Attempt":
-        """Queue the next attempt. `fresh_tries`: a person asked, so tries count anew."""
+        """Queue the next attempt. `fresh_tries`: a person asked, so tries count anew.
+
+        `wait_seconds`: nobody claims it before (back-off).
+        """
         number = (self.attempts.aggregate(models.Max("number"))["number__max"] or 0) + 1
-        attempt = Attempt.objects.create(run=self, number=number, resumed_from=resumed_from)
+        attempt = Attempt.objects.create(
+            run=self,
+            number=number,
+            resumed_from=resumed_from,
+            overrides=(overrides or Overrides()).as_json(),
+            requeue=requeue,
+        )
+        if wait_seconds:
+            Attempt.objects.filter(pk=attempt.pk).update(
+                not_before=Now() + timedelta(seconds=wait_seconds)
+            )
         changes: dict[str, object] = {"state": RunState.QUEUED}
         if fresh_tries:
             changes["tries_used"] = 0
         Run.objects.filter(pk=self.pk).update(**changes)
         Move.objects.create(attempt=attempt, old="", new=State.QUEUED, by=by)
         return attempt
+
+    def withdraw(self, attempt: "Attempt", *, tries_used: int) -> bool:
+        """Take back a queued attempt, as if it had never been queued; False when it has started.
+
+        It has left nothing behind. The run is again what its newest older attempt made of it, with
+        the tries that were used before.
+        """
+        with transaction.atomic():
+            # The lock: a claim that comes now finds no row, one that came before leaves none here.
+            held = (
+                Attempt.objects.select_for_update()
+                .filter(pk=attempt.pk, run=self, state=State.QUEUED, number__gt=1)
+                .first()
+            )
+            if held is None:
+                return False
+            held.delete()
+            last = self.newest_attempt()
+            Run.objects.filter(pk=self.pk).update(
+                state=run_state(State(last.state), Outcome(last.outcome)), tries_used=tries_used
+            )
+        return True
 
     def record_import(self, *, by: str) -> "Attempt":
         """The one attempt of an imported run: ended and graded elsewhere, without a host."""
@@ -248,6 +293,14 @@ class AttemptQuerySet(models.QuerySet["Attempt"]):
     def holding(self) -> "AttemptQuerySet":
         """Attempts that hold CPUs, memory and GPUs of their host."""
         return self.filter(host__isnull=False, released_at__isnull=True).exclude(state=State.QUEUED)
+
+    def claimable(self) -> "AttemptQuerySet":
+        """Queued, not cancelled, and not waiting out a back-off."""
+        return self.filter(
+            Q(not_before__isnull=True) | Q(not_before__lte=Now()),
+            state=State.QUEUED,
+            cancel_requested_at__isnull=True,
+        )
 
     def lost_contact(self) -> "AttemptQuerySet":
         """Not ended, lease expired: computed, never stored."""
@@ -449,9 +502,15 @@ class Attempt(models.Model):
                 run.refresh_from_db()
                 again = try_again and run.tries_used < settings.MAX_TRIES
                 if again and not self.cancel_requested_at:
-                    run.queue_attempt(by=by)
+                    run.queue_attempt(
+                        by=by,
+                        wait_seconds=wait_before_next(sealed.cause, run.tries_used),
+                        overrides=self.overrides_for_the_next(sealed.cause),
+                    )
             elif sealed.outcome == Outcome.CONTINUED:
-                run.queue_attempt(by=by, resumed_from=self)
+                run.queue_attempt(
+                    by=by, resumed_from=self, overrides=self.overrides_for_the_next(None)
+                )
 
     def release(self, *, token: uuid.UUID, by: str) -> None:
         """Collecting -> grading: CPUs, memory and GPUs are free, the container is gone."""
@@ -474,12 +533,22 @@ class Attempt(models.Model):
             if not hasattr(value, "resolve_expression"):
                 setattr(self, name, value)
 
+    def overrides_for_the_next(self, cause: Cause | None) -> Overrides:
+        """What was asked for this attempt holds for those that follow by themselves, but nobody
+        waits for a host that is gone."""
+        asked = self.asked
+        return replace(asked, host=None) if cause == Cause.HOST_LOST else asked
+
     # ---------------------------------------------------------------- reading
 
     def is_held_by(self, token: uuid.UUID) -> bool:
         """Whether the row, as it was read last, is unended and under this token."""
         is_fenced = guards.is_on(guards.Guard.FENCING)
         return not self.is_ended and (self.lease_token == token or not is_fenced)
+
+    @property
+    def asked(self) -> Overrides:
+        return Overrides.of(self.overrides)
 
     @property
     def is_ended(self) -> bool:

@@ -10,27 +10,28 @@ import uuid
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from functools import cache
 
 import psutil
 import structlog
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Avg, QuerySet
+from django.db.models import Avg, Prefetch, QuerySet
 from django.db.models.functions import Now
 
-from mlebench_web.catalog import images
+from mlebench_web.catalog import data, images
 from mlebench_web.catalog.models import Agent, AgentImage, ContainerConfig
 from mlebench_web.fleet import hosts
 from mlebench_web.fleet.models import Gpu, Host, PreparedData
-from runs import guards
+from runs import guards, layout
 from runs.core import placement
 from runs.core.container_config import limits_of
 from runs.core.failures import Cause
 from runs.core.limits import Reaping
 from runs.core.placement import Need, Offer
 from runs.core.states import HOLDING, SUPERVISED, Outcome, State, Verdict
-from runs.models import Attempt, GpuLease, Replaced, RunGroup
+from runs.models import Attempt, GpuLease, Installation, Replaced, RunGroup
 
 logger = structlog.get_logger(__name__)
 
@@ -83,13 +84,67 @@ def supervisor_is_live(attempt: Attempt) -> bool:
 
 def take_work(host: Host) -> Lease | None:
     """The next attempt for this process to supervise; None when there is none."""
-    return adopt_one(host) or claim(host)
+    return adopt_one(host) or adopt_grading(host) or claim(host)
 
 
 def adopt_one(host: Host) -> Lease | None:
     """Take over an attempt of this host that has not ended and has no live supervisor."""
-    for attempt in Attempt.objects.filter(host=host, state__in=SUPERVISED).order_by("id"):
-        if supervisor_is_live(attempt):
+    for attempt in unwatched(host):
+        try:
+            return adopt(attempt)
+        except Replaced:
+            continue
+    return None
+
+
+def unwatched(host: Host) -> list[Attempt]:
+    """Attempts of this host that have no live supervisor, oldest first."""
+    rows = list(Attempt.objects.filter(host=host, state__in=SUPERVISED).order_by("id"))
+    return [
+        attempt
+        for attempt in rows
+        if not supervisor_is_live(attempt) and not is_graded_elsewhere(attempt)
+    ]
+
+
+def is_graded_elsewhere(attempt: Attempt) -> bool:
+    """Whether another host took over its grading while this one was silent, and is at it."""
+    return (
+        attempt.state == State.GRADING
+        and attempt.supervisor_boot_id not in ("", hosts.boot_id())
+        and attempt.lease_until is not None
+        and attempt.lease_until >= hosts.now()
+    )
+
+
+def abandoned_gradings() -> list[Attempt]:
+    """Attempts in grading whose own host went silent: any host with what is needed goes on."""
+    at = hosts.now()
+    return [
+        attempt
+        for attempt in Attempt.objects.filter(state=State.GRADING, lease_until__lt=at)
+        .select_related("host", "run__competition", "run__group")
+        .order_by("id")
+        if attempt.host and is_silent(attempt.host, at)
+    ]
+
+
+def is_silent(host: Host, at: datetime) -> bool:
+    """Whether neither its worker nor its host service was heard of for HOST_LOST_AFTER."""
+    if host.is_declared_lost():
+        return True
+    silence = host.silence(at)
+    return silence is None or silence >= settings.HOST_LOST_AFTER
+
+
+def adopt_grading(host: Host) -> Lease | None:
+    """Grade for a silent host, where the answers and the collected files are here."""
+    for attempt in abandoned_gradings():
+        if attempt.host_id == host.pk:
+            continue
+        if not data.is_prepared(attempt.run.competition):
+            continue
+        if not layout.attempt_folder(attempt).is_dir():
             continue
         try:
             return adopt(attempt)
@@ -115,7 +170,7 @@ def adopt(attempt: Attempt) -> Lease:
 
 def claim(host: Host) -> Lease | None:
     """Queued -> starting for the best attempt that fits what is free here; None if none does."""
-    if not Attempt.objects.filter(state=State.QUEUED).exists():
+    if not Attempt.objects.claimable().exists():
         return None
     token = uuid.uuid4()
     with transaction.atomic():
@@ -151,9 +206,21 @@ def claim(host: Host) -> Lease | None:
     return None
 
 
+def could_claim(host: Host) -> set[int]:
+    """Queued attempts that fit what is free here now; a worker that hears takes them at once."""
+    if not Attempt.objects.claimable().exists():
+        return set()
+    offer = offer_of(host)
+    return {
+        need.attempt_id
+        for need in needs_of(queued_attempts().values())
+        if not placement.not_now(need, offer)
+    }
+
+
 def queued_attempts() -> dict[int, Attempt]:
     rows = (
-        Attempt.objects.filter(state=State.QUEUED, cancel_requested_at__isnull=True)
+        Attempt.objects.claimable()
         .select_related("run__competition", "run__group__agent", "run__group__image")
         .order_by("-run__group__priority", "id")[:LOOK_AT]
     )
@@ -187,23 +254,33 @@ def needs_of(attempts: Iterable[Attempt]) -> list[Need]:
 
 
 def need_of(attempt: Attempt, image: AgentImage | None) -> Need:
-    """What a queued attempt asks for, from its group's container config."""
+    """What an attempt asks for: its group's container config, and what a re-run asked for."""
     group = attempt.run.group
     limits = limits_of(group.container_settings)
+    asked = attempt.asked
     return Need(
         attempt_id=attempt.pk,
         runtime=group.runtime,
         competition=attempt.run.competition.name,
         cpus=limits.cpus,
-        memory_bytes=limits.memory_bytes,
+        memory_bytes=asked.memory_bytes or limits.memory_bytes,
         gpus=limits.gpus,
+        host=asked.host or "",
+        gpu_class=asked.gpu or "",
         engine_runtime=limits.runtime,
         image_id=image.image_id if image else "",
         priority=group.priority,
         team=group.team_id,
-        expected_seconds=group.time_limit.total_seconds() if group.time_limit else 0,
+        expected_seconds=time_limit_of(attempt).total_seconds(),
         queued_at=attempt.queued_at.timestamp(),
     )
+
+
+def time_limit_of(attempt: Attempt) -> timedelta:
+    """Of active agent time. Null only in imported groups, which have nothing to run."""
+    if attempt.asked.time_limit_s:
+        return timedelta(seconds=attempt.asked.time_limit_s)
+    return attempt.run.group.time_limit or settings.DEFAULT_TIME_LIMIT
 
 
 def expected(needs: Iterable[Need], queued: dict[int, Attempt]) -> list[Need]:
@@ -290,6 +367,7 @@ def offer_of(host: Host) -> Offer:
             for image in ids
         ),
         gpus=len(gpus),
+        gpu_models={gpu.uuid: gpu.name for gpu in gpus},
         free_slots=max(0, host.slots - busy),
         free_cpus=cpus - sum(held or 0 for held, _ in holding),
         free_memory_bytes=memory - sum(held or 0 for _, held in holding),
@@ -306,6 +384,12 @@ def online_offers() -> list[Offer]:
 
 def why_waiting(attempt: Attempt) -> str:
     """One sentence: why this queued attempt has not started."""
+    at = hosts.now()
+    if attempt.not_before and attempt.not_before > at:
+        last = attempt.run.attempts.filter(number__lt=attempt.number).order_by("-number").first()
+        wait = (attempt.not_before - at).total_seconds()
+        because = f" {last.cause_sentence}" if last and last.cause else ""
+        return f"Back-off after a failure: it is tried again in {wait:.0f} s.{because}"
     [need] = needs_of([attempt])
     return placement.why_waiting(need, online_offers())
 
@@ -322,55 +406,110 @@ def reap(patience: Reaping = _reaping) -> list[Attempt]:
 
     While a host's worker or host service answers, that host alone seals its attempts. With one
     worker host there is no relaunch by time: losing sight of a healthy container is no reason to
-    start it anew.
+    start it anew. Grading is never lost: see `adopt_grading`.
     """
     at = hosts.now()
     patience.tick(database=at.timestamp(), monotonic=time.monotonic())
+    say_when_leases_count(patience, at)
     if guards.is_on(guards.Guard.GRACE) and not patience.may_lose_hosts():
         return []
     sealed = []
     for attempt in _expired():
         host = attempt.host
-        silence = host.silence(at) if host else None
-        if host is None or (silence is not None and silence < settings.HOST_LOST_AFTER):
+        if host is None or not is_silent(host, at):
             continue
-        if attempt.state == State.GRADING:
-            # It needs no container: its own host goes on when it comes back.
+        if not attempt.cancel_requested_at and not another_host_could_take(attempt):
             continue
-        if attempt.cancel_requested_at:
-            outcome = Verdict(Outcome.CANCELLED, Cause.CANCELLED)
-        elif _another_host_could_take(attempt, host):
-            outcome = Verdict(Outcome.INFRASTRUCTURE_FAILED, Cause.HOST_LOST)
-        else:
-            continue
-        try:
+        said = f"{host.name} was silent for {host.silence(at)}."
+        if seal_lost(attempt, by="control worker", detail=said):
+            sealed.append(attempt)
+    return sealed
+
+
+def say_when_leases_count(patience: Reaping, at: datetime) -> None:
+    """For pages: until then an expired lease says nothing about the host."""
+    wait = patience.seconds_until_leases_count()
+    if wait > 0:
+        Installation.this()
+        Installation.objects.update(trust_leases_from=at + timedelta(seconds=wait))
+
+
+def seal_lost(attempt: Attempt, *, by: str, detail: str) -> bool:
+    """Seal an attempt of a host that is gone; False when somebody holds it after all.
+
+    Its container may still run there: the host offers nothing until its janitor has swept.
+    """
+    if attempt.cancel_requested_at:
+        outcome = Verdict(Outcome.CANCELLED, Cause.CANCELLED)
+    else:
+        outcome = Verdict(Outcome.INFRASTRUCTURE_FAILED, Cause.HOST_LOST)
+    try:
+        with transaction.atomic():
+            # Looked at again under the lock: a heartbeat may have come since it was read.
+            if not Attempt.objects.select_for_update().filter(
+                pk=attempt.pk, state__in=HOLDING, lease_until__lt=Now()
+            ):
+                return False
             attempt.seal(
-                outcome,
-                token=attempt.lease_token,
-                by="control worker",
-                # Its container may still run there: the host offers nothing until it was swept.
-                release=False,
-                cause_detail=f"{host.name} was silent for {silence}.",
+                outcome, token=attempt.lease_token, by=by, release=False, cause_detail=detail
             )
-        except Replaced:
-            continue
-        sealed.append(attempt)
-        logger.warning("attempt.host_lost", attempt=attempt.pk, host=host.name)
+    except Replaced:
+        return False
+    logger.warning("attempt.host_lost", attempt=attempt.pk, by=by)
+    return True
+
+
+def declare_lost(host: Host, *, by: str) -> list[Attempt]:
+    """An admin says that it is gone: its attempts are sealed at once. Returns those."""
+    sealed = []
+    for attempt in Attempt.objects.filter(host=host, state__in=HOLDING).order_by("id"):
+        if seal_lost(attempt, by=by, detail=f"{by} said that {host.name} is gone."):
+            sealed.append(attempt)
     return sealed
 
 
 def _expired() -> QuerySet[Attempt]:
     return (
-        Attempt.objects.filter(state__in=SUPERVISED, lease_until__lt=Now())
+        Attempt.objects.filter(state__in=HOLDING, lease_until__lt=Now())
         .select_related("host", "run__competition", "run__group__agent", "run__group__image")
         .order_by("id")
     )
 
 
-def _another_host_could_take(attempt: Attempt, host: Host) -> bool:
+def another_host_could_take(attempt: Attempt) -> bool:
+    """Whether a host that is online could run it, were it idle. Costs three queries."""
     [need] = needs_of([attempt])
+    # What was asked for a host that is gone does not bind: see Attempt.overrides_for_the_next.
+    need = replace(need, host="")
     return any(
         not placement.never_fits(need, offer)
-        for offer in online_offers()
-        if offer.host != host.name and not offer.draining and not offer.put_aside
+        for offer in bare_offers()
+        if offer.host != (attempt.host.name if attempt.host else "")
+    )
+
+
+def bare_offers() -> list[Offer]:
+    """What online hosts have when idle; draining ones and those put aside take nothing."""
+    at = hosts.now()
+    rows = Host.objects.filter(is_draining=False, put_aside="").prefetch_related(
+        Prefetch("gpus", Gpu.objects.filter(is_present=True, fault="", is_mig_parent=False))
+    )
+    return [idle_offer(host) for host in rows if host.is_online(at)]
+
+
+def idle_offer(host: Host) -> Offer:
+    """What a host has, from its row and its prefetched GPUs."""
+    models = {gpu.uuid: gpu.name for gpu in host.gpus.all()}
+    return Offer(
+        host=host.name,
+        slots=max(1, host.slots),
+        cpus=host.cpus or 0.0,
+        memory_bytes=max(0, (host.memory_bytes or 0) - host.memory_reserve_bytes),
+        engine=bool(host.engine_id) and not host.engine_error,
+        engine_runtimes=frozenset(host.engine_runtimes),
+        process_ready=not host.ml_python_error,
+        prepared=frozenset(),
+        image_ids=frozenset(host.image_ids),
+        gpus=len(models),
+        gpu_models=models,
     )

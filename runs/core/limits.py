@@ -68,6 +68,10 @@ class Reaping:
             self.may_lose_hosts_at = monotonic + self.lost_after
         self.last_database, self.last_monotonic = database, monotonic
 
+    def seconds_until_leases_count(self) -> float:
+        """Until then an expired lease proves nothing: nobody could renew one."""
+        return max(0.0, self.may_lose_contact_at - (self.last_monotonic or 0))
+
     def may_lose_hosts(self) -> bool:
         return (self.last_monotonic or 0) >= self.may_lose_hosts_at
 

@@ -3,8 +3,10 @@
 A host offers CPUs, memory, GPUs and slots. Slots are only an upper bound; resources decide.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+from runs.core.overrides import is_class_of
 
 # CPUs are sums of floats; a difference below this is rounding.
 CPU_ROUNDING = 1e-6
@@ -21,6 +23,9 @@ class Need:
     memory_bytes: int | None = None
     # -1: every GPU of the host.
     gpus: int = 0
+    # What a re-run asked for: a host by name, a class of GPU ("A10").
+    host: str = ""
+    gpu_class: str = ""
     # Docker runtime that the config names, such as sysbox-runc.
     engine_runtime: str | None = None
     # "": the image is still being built. Not looked at in the process runtime.
@@ -47,6 +52,8 @@ class Offer:
     # Images that some other online host has: this one need not fail for want of them.
     elsewhere_image_ids: frozenset[str] = frozenset()
     gpus: int = 0
+    # Model by UUID, of all that can be leased here.
+    gpu_models: Mapping[str, str] = field(default_factory=dict)
     free_slots: int = 0
     free_cpus: float = 0
     free_memory_bytes: int = 0
@@ -70,12 +77,29 @@ def share(offer: Offer) -> tuple[float, int]:
     return offer.cpus / offer.slots, offer.memory_bytes // offer.slots
 
 
+def of_class(need: Need, offer: Offer) -> int:
+    """GPUs of the host that the attempt may have."""
+    if not need.gpu_class:
+        return offer.gpus
+    return sum(is_class_of(need.gpu_class, model) for model in offer.gpu_models.values())
+
+
+def free_of_class(need: Need, offer: Offer) -> tuple[str, ...]:
+    if not need.gpu_class:
+        return offer.free_gpus
+    return tuple(
+        uuid
+        for uuid in offer.free_gpus
+        if is_class_of(need.gpu_class, offer.gpu_models.get(uuid, ""))
+    )
+
+
 def size(need: Need, offer: Offer) -> tuple[float, int, int]:
     """CPUs, bytes and GPUs that the attempt would hold on this host."""
     share_cpus, share_memory = share(offer)
     cpus = share_cpus if need.cpus is None else need.cpus
     memory = share_memory if need.memory_bytes is None else need.memory_bytes
-    return cpus, memory, offer.gpus if need.gpus < 0 else need.gpus
+    return cpus, memory, of_class(need, offer) if need.gpus < 0 else need.gpus
 
 
 def never_fits(need: Need, offer: Offer) -> str:
@@ -84,6 +108,8 @@ def never_fits(need: Need, offer: Offer) -> str:
     Data and images can still arrive, so they are no reason here.
     """
     cpus, memory, gpus = size(need, offer)
+    if need.host and need.host != offer.host:
+        return f"the re-run asked for {need.host}"
     if need.runtime == "docker" and not offer.engine:
         return "it has no container engine"
     if need.runtime == "process" and not offer.process_ready:
@@ -92,8 +118,11 @@ def never_fits(need: Need, offer: Offer) -> str:
         return f"its engine has no runtime {need.engine_runtime}"
     if need.gpus and not offer.gpus:
         return "it has no GPU"
-    if gpus > offer.gpus:
-        return f"it has {offer.gpus} of {gpus} GPUs"
+    fitting = of_class(need, offer)
+    if need.gpus and not fitting:
+        return f"it has no GPU of class {need.gpu_class}"
+    if gpus > fitting:
+        return f"it has {fitting} of {gpus} GPUs"
     if cpus > offer.cpus + CPU_ROUNDING:
         return f"it has {offer.cpus:g} of {cpus:g} CPUs"
     if memory > offer.memory_bytes:
@@ -119,8 +148,9 @@ def not_now(need: Need, offer: Offer) -> str:
     cpus, memory, gpus = size(need, offer)
     if offer.free_slots < 1:
         return "all its slots are taken"
-    if gpus > len(offer.free_gpus):
-        return f"{len(offer.free_gpus)} of {gpus} GPUs are free"
+    free = free_of_class(need, offer)
+    if gpus > len(free):
+        return f"{len(free)} of {gpus} GPUs are free"
     if cpus > offer.free_cpus + CPU_ROUNDING:
         return f"{offer.free_cpus:g} of {cpus:g} CPUs are free"
     if memory > offer.free_memory_bytes:
@@ -131,7 +161,7 @@ def not_now(need: Need, offer: Offer) -> str:
 def grant(need: Need, offer: Offer) -> Grant:
     """What the attempt gets on an offer that it fits."""
     cpus, memory, gpus = size(need, offer)
-    return Grant(cpus=cpus, memory_bytes=memory, gpus=offer.free_gpus[:gpus])
+    return Grant(cpus=cpus, memory_bytes=memory, gpus=free_of_class(need, offer)[:gpus])
 
 
 def in_order(needs: Iterable[Need], held_by_team: dict[int | None, float]) -> list[Need]:

@@ -313,6 +313,8 @@ def test_an_infrastructure_failure_queues_the_next_attempt_until_no_try_is_left(
         lease.attempt.seal(
             Verdict(Outcome.INFRASTRUCTURE_FAILED, Cause.ENGINE_ERROR), token=lease.token, by="test"
         )
+        # The back-off is over.
+        Attempt.objects.update(not_before=None)
 
     run.refresh_from_db()
     assert run.state == RunState.FAILED
