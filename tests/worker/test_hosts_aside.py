@@ -66,7 +66,7 @@ def test_a_retry_waits_out_its_back_off_and_says_why(box: Host) -> None:
     said = queue.why_waiting(retry)
     assert said.startswith("Back-off after a failure: it is tried again in ")
     assert "The container engine refused." in said
-    Attempt.objects.filter(pk=retry.pk).update(not_before=hosts.now())
+    Attempt.objects.filter(pk=retry.pk).update(not_before=hosts.now() - timedelta(seconds=1))
     assert queue.could_claim(box) == {retry.pk}
     assert queue.claim(box) is not None
 
