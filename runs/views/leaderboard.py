@@ -167,7 +167,8 @@ def _shown(row: Row, shared: Counter[int | None], most: float, is_demo: bool) ->
         rank=rank,
         bar=whisker(
             row.any_medal.mean,
-            row.any_medal.standard_error,
+            # One seed has no error: upstream's 0 would look like certainty.
+            row.any_medal.standard_error if row.is_published or row.seeds > 1 else None,
             most=most,
             width=BAR_WIDTH,
             css="pubbar" if row.is_published else "f-bar",

@@ -209,3 +209,13 @@ def test_an_experiment_shows_the_time_per_dataset_with_every_seed(
     row = next(t for t in page.tags if t.name == "tr" and "one" in t.text and "2 min 00" in t.text)
     assert row.text.count("2 min 00") == 5  # median, least, most, and each of two seeds
     assert page.check() == []
+
+
+def test_one_seed_shows_no_error(client: Client, low: Split) -> None:
+    """Upstream's standard error of one seed is 0, which would look like certainty."""
+    experiment("good", [GOLD, VALID])
+
+    page = page_of(client)
+
+    assert any(t.attributes.get("aria-label") == "50.0 %" for t in page.tags)
+    assert any(t.text == "one seed" for t in page.tags if t.name == "small")
