@@ -19,6 +19,7 @@ from mlebench_web.accounts.models import Team, User
 from mlebench_web.catalog.models import Agent, AgentImage, Competition, ContainerConfig, Split
 from mlebench_web.fleet.models import Gpu, Host
 from runs import guards
+from runs.core.checkpoints import Stored, to_try
 from runs.core.failures import EXPLAINED, Cause
 from runs.core.overrides import Overrides
 from runs.core.retries import wait_before_next
@@ -372,6 +373,8 @@ class Attempt(models.Model):
     # Active agent time; queue wait, start-up, host downtime and pauses are not in it.
     active_seconds = models.FloatField(default=0)
     paused_seconds = models.FloatField(default=0)
+    # Its container had ended while no worker watched.
+    down_seconds = models.FloatField(default=0)
     # When nobody watched it or it was paused: see runs.core.interruptions.
     interruptions = models.JSONField(default=list, blank=True)
     # The engine does not answer about its container, which may be healthy; and what it said.
@@ -386,6 +389,20 @@ class Attempt(models.Model):
     resumed_from = models.ForeignKey(
         "self", on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
     )
+    # Which of that attempt's checkpoints (or of one that it goes on from) it really began with.
+    restored_checkpoint = models.ForeignKey(
+        "Checkpoint", on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    # Of active_seconds, what was active time up to that checkpoint.
+    charged_seconds = models.FloatField(default=0)
+    # We end the container so that another attempt goes on; written before the agent is signalled.
+    goes_on = models.BooleanField(default=False)
+    # A person's asks, and why the last save failed; "" when it did not.
+    checkpoint_asked_at = models.DateTimeField(null=True, blank=True)
+    checkpoint_asked_by = models.CharField(max_length=150, blank=True)
+    move_asked_at = models.DateTimeField(null=True, blank=True)
+    move_asked_by = models.CharField(max_length=150, blank=True)
+    checkpoint_problem = models.TextField(blank=True)
 
     objects = AttemptQuerySet.as_manager()
 
@@ -504,6 +521,7 @@ class Attempt(models.Model):
                 if again and not self.cancel_requested_at:
                     run.queue_attempt(
                         by=by,
+                        resumed_from=self if self.can_go_on() else None,
                         wait_seconds=wait_before_next(sealed.cause, run.tries_used),
                         overrides=self.overrides_for_the_next(sealed.cause),
                     )
@@ -539,7 +557,47 @@ class Attempt(models.Model):
         asked = self.asked
         return replace(asked, host=None) if cause == Cause.HOST_LOST else asked
 
+    # ---------------------------------------------------------------- checkpoints
+
+    def add_checkpoint(self, *, token: uuid.UUID, **fields: object) -> "Checkpoint":
+        """The row of one that is stored: from here it is a checkpoint. Raises Replaced."""
+        with transaction.atomic():
+            row = Attempt.objects.select_for_update().get(pk=self.pk)
+            if not row.is_held_by(token):
+                raise Replaced(f"Another supervisor holds {self}.")
+            last = self.checkpoints.aggregate(models.Max("number"))["number__max"] or 0
+            return Checkpoint.objects.create(attempt=self, number=last + 1, **fields)
+
+    def lineage(self) -> "list[Attempt]":
+        """This attempt and those that it goes on from, newest first. Costs one query."""
+        line: list[Attempt] = [self]
+        for row in Attempt.objects.filter(run=self.run_id, number__lt=self.number).order_by(
+            "-number"
+        ):
+            if row.pk == line[-1].resumed_from_id:
+                line.append(row)
+        return line
+
+    def checkpoints_to_try(self) -> "list[Checkpoint]":
+        """What the next attempt can begin with: the newest first, then what to fall back to."""
+        line = {attempt.pk: place for place, attempt in enumerate(self.lineage())}
+        rows = {row.pk: row for row in Checkpoint.objects.stored().filter(attempt__in=line)}
+        stored = [
+            Stored(row.pk, line[row.attempt_id], row.number, bool(row.fault))
+            for row in rows.values()
+        ]
+        return [rows[key] for key in to_try(stored)]
+
+    def can_go_on(self) -> bool:
+        """Whether another attempt could begin with a checkpoint of this one or of its lineage."""
+        return bool(self.checkpoints_to_try())
+
     # ---------------------------------------------------------------- reading
+
+    @property
+    def own_seconds(self) -> float:
+        """Of active_seconds, what this attempt itself was at work."""
+        return max(0.0, self.active_seconds - self.charged_seconds)
 
     def is_held_by(self, token: uuid.UUID) -> bool:
         """Whether the row, as it was read last, is unended and under this token."""
@@ -566,6 +624,7 @@ class Attempt(models.Model):
             memory_killed=self.memory_killed,
             has_submission=self.has_submission,
             cancelled=self.cancel_requested_at is not None,
+            goes_on_from_checkpoint=self.goes_on,
         )
 
     @property
@@ -746,6 +805,50 @@ class SubmissionSnapshot(models.Model):
 
     def __str__(self) -> str:
         return f"submission of attempt {self.attempt_id} at {self.active_seconds:.0f} s"
+
+
+class CheckpointQuerySet(models.QuerySet["Checkpoint"]):
+    def stored(self) -> "CheckpointQuerySet":
+        """Still in storage, corrupt or not."""
+        return self.exclude(path="")
+
+
+class Checkpoint(models.Model):
+    """A saved state of an attempt that another attempt can begin with.
+
+    The row is written last: there is none for one that is half. Its files are in Django storage.
+    """
+
+    attempt = models.ForeignKey(Attempt, on_delete=models.CASCADE, related_name="checkpoints")
+    number = models.PositiveIntegerField(help_text="counts up in its attempt")
+    created_at = models.DateTimeField(db_default=Now())
+    # The last step that the agent had finished; null where nobody counts them.
+    step = models.PositiveIntegerField(null=True, blank=True)
+    # Of the run, up to the moment that it shows; what a resume from it is charged.
+    active_seconds = models.FloatField()
+    # The agent said that its state is whole; else it was taken by the clock, or a person asked.
+    is_agents_word = models.BooleanField(default=False)
+    files = models.PositiveIntegerField()
+    size = models.BigIntegerField(help_text="bytes of the files")
+    added_bytes = models.BigIntegerField(help_text="bytes that it added to storage")
+    save_seconds = models.FloatField()
+    pause_seconds = models.FloatField(default=0, help_text="the agent stood still for it")
+    # Of the manifest; empty: dropped, for newer ones or since the run needs none any more.
+    path = models.CharField(max_length=300, blank=True)
+    digest = models.CharField(max_length=64, help_text="SHA-256 of the manifest")
+    # Why it could not be restored; "" while nothing is known against it.
+    fault = models.TextField(blank=True)
+
+    objects = CheckpointQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["attempt", "number"]
+        constraints = [
+            models.UniqueConstraint(fields=["attempt", "number"], name="one_checkpoint_a_number")
+        ]
+
+    def __str__(self) -> str:
+        return f"checkpoint {self.number} of attempt {self.attempt.number}"
 
 
 class LogSegment(models.Model):
