@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from django.conf import settings
 from docker import DockerClient
 
 from mlebench_web.accounts.models import Role, Team, User
@@ -24,6 +25,20 @@ SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 SHARED_IS_ABSENT = "the shared folder is absent"
 
 pytest_plugins = ["tests.support.suite_rules"]
+
+# ---------------------------------------------------------------------------- files
+
+# The data folder's, also for a test that sets folders of its own.
+LEFT_BY_RUNS = (settings.ATTEMPTS_DIR, settings.RUN_GROUPS_DIR, settings.MEDIA_ROOT)
+
+
+@pytest.fixture(autouse=True)
+def no_files_of_runs_stay() -> Iterator[None]:
+    """The database is rolled back after a test and gives the same ids again: so are their files."""
+    yield
+    for folder in LEFT_BY_RUNS:
+        shutil.rmtree(folder, ignore_errors=True)
+
 
 # ---------------------------------------------------------------------------- people
 
@@ -112,6 +127,7 @@ def agent(db: None) -> Agent:
 @pytest.fixture
 def image(agent: Agent) -> AgentImage:
     return AgentImage.objects.create(
+        folder=agent.folder,
         image_name=agent.image_name,
         state=AgentImage.State.READY,
         image_id="sha256:" + "0" * 64,

@@ -11,6 +11,9 @@ from django.core import checks as django_checks
 
 from mlebench_web import checks
 
+# Django's own checks ask the database what it can.
+pytestmark = pytest.mark.django_db
+
 SQLITE = {"default": {"ENGINE": "django.db.backends.sqlite3"}}
 POSTGRES = {"default": {"ENGINE": "django.db.backends.postgresql"}}
 
@@ -37,7 +40,11 @@ def test_the_tests_own_settings_are_sound() -> None:
         pytest.param({"HOST_LOST_AFTER": timedelta(seconds=90)}, "E002", id="lost at once"),
         pytest.param({"SOCKETS_DIR": Path("/" + "x" * 95)}, "E003", id="long socket path"),
         pytest.param({"CELERY_BROKER_URL": "sqla+sqlite://"}, "E004", id="no such broker"),
-        pytest.param({"MLEBENCH_DIR": "/nowhere"}, "E005", id="no checkout"),
+        pytest.param(
+            {"MLEBENCH_DIR": "/nowhere", "MLEBENCH_DIRS": [Path("/nowhere")]},
+            "E005",
+            id="no checkout",
+        ),
         pytest.param({"ALLOWED_HOSTS": ["*"]}, "E006", id="any host name"),
         pytest.param({"HTTPS": True, "PUBLIC_URL": "http://a"}, "E007", id="plain public address"),
         pytest.param({"ML_PYTHON": Path("/nowhere/python")}, "W001", id="no libraries"),
