@@ -1,4 +1,4 @@
-"""A supervisor outlives an outage of the database: it waits, it does not fall.
+"""A supervisor outlives an outage of the database or the engine: it waits, it does not fall.
 
 A long task cannot rely on CONN_HEALTH_CHECKS, which act at the border of a web request only.
 """
@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import structlog
 from django.db import InterfaceError, OperationalError, connection
+
+from runs.containers import EngineFailure
 
 logger = structlog.get_logger(__name__)
 
@@ -34,6 +36,45 @@ def patiently[T](
             tick()
             time.sleep(wait)
             wait = min(wait * 2, LONGEST_WAIT_SECONDS)
+
+
+# An engine call that fails at once must not be repeated in a busy loop, nor a healed one wait long.
+LONGEST_ENGINE_WAIT_SECONDS = 15.0
+
+
+def engine_patiently[T](
+    act: Callable[[], T],
+    *,
+    tick: Callable[[], None],
+    silent: Callable[[EngineFailure], None],
+    answers: Callable[[], None],
+    is_worth_waiting: Callable[[EngineFailure], bool],
+) -> T:
+    """The result of `act`, tried again while the engine's failures are worth waiting for.
+
+    `act` must be safe to repeat. `tick` is called about each second between tries and may raise to
+    give up; `silent` is told each failure, `answers` once a try after one has succeeded.
+    """
+    wait = FIRST_WAIT_SECONDS
+    failed = False
+    while True:
+        try:
+            result = act()
+        except EngineFailure as failure:
+            if not is_worth_waiting(failure):
+                raise
+            failed = True
+            logger.warning("engine.waiting", text=failure.text, cause=failure.cause, seconds=wait)
+            silent(failure)
+            until = time.monotonic() + wait
+            while (left := until - time.monotonic()) > 0:
+                tick()
+                time.sleep(min(1.0, left))
+            wait = min(wait * 2, LONGEST_ENGINE_WAIT_SECONDS)
+        else:
+            if failed:
+                answers()
+            return result
 
 
 class Heart(threading.Thread):

@@ -46,6 +46,8 @@ class Lease:
     attempt: Attempt
     token: uuid.UUID
     adopted: bool
+    # When the supervisor before was last heard of, by the database's clock.
+    last_watched: datetime | None = None
 
 
 @cache
@@ -156,6 +158,7 @@ def adopt_grading(host: Host) -> Lease | None:
 def adopt(attempt: Attempt) -> Lease:
     """Put the attempt under a new token held by this process. Raises Replaced if it moved on."""
     token = uuid.uuid4()
+    lease_until = attempt.lease_until
     taken = (
         Attempt.objects.filter(pk=attempt.pk, lease_token=attempt.lease_token)
         .exclude(state=State.ENDED)
@@ -165,7 +168,8 @@ def adopt(attempt: Attempt) -> Lease:
         raise Replaced(f"{attempt} was adopted by another supervisor or has ended.")
     attempt.refresh_from_db()
     logger.info("attempt.adopted", attempt=attempt.pk, state=attempt.state)
-    return Lease(attempt, token, adopted=True)
+    last_watched = lease_until - settings.LEASE_TTL if lease_until else None
+    return Lease(attempt, token, adopted=True, last_watched=last_watched)
 
 
 def claim(host: Host) -> Lease | None:

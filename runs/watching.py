@@ -4,6 +4,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import structlog
@@ -14,7 +15,9 @@ from mlebench_web.fleet.gpus import is_loss
 from mlebench_web.fleet.models import Gpu
 from runs.containers import ContainerState, EngineFailure
 from runs.core.failures import EXPLAINED, Cause
+from runs.core.interruptions import Interruption, Kind, with_one_more
 from runs.core.limits import ActiveClock, limit_reached, pace
+from runs.patience import patiently
 
 if TYPE_CHECKING:
     from runs.worker import Supervisor
@@ -82,9 +85,13 @@ class Watch:
         self.engine = supervisor.engine
         self.workspace = supervisor.workspace
         self.container = supervisor.attempt.container_id
+        self.pauser = supervisor.pauser
+        before = patiently(self._active_before, tick=supervisor.tick, what="active time")
         now = time.monotonic()
         self.began = now
-        self.clock = ActiveClock(before=self._active_before(), began=now)
+        # A watch that begins anew after a fault may have pauses that the row does not know yet.
+        self.clock = ActiveClock(before=before - self.pauser.unwritten(), began=now)
+        self._paused_before = self.pauser.seconds()
         self.last_sign = now
         self.cpu_seconds: float | None = None
         self.usage: dict[str, object] = {}
@@ -99,23 +106,97 @@ class Watch:
         if self.attempt.agent_started_at is None:
             return 0.0
         passed = (hosts.now() - self.attempt.agent_started_at).total_seconds()
-        return max(0.0, passed - self.attempt.paused_seconds)
+        return max(0.0, passed - self.attempt.paused_seconds - self.attempt.down_seconds)
 
     def active(self) -> float:
+        self.clock.paused = self.pauser.seconds() - self._paused_before
         return self.clock.seconds(time.monotonic())
 
     # ------------------------------------------------------------------ the loop
 
     def until_the_end(self) -> Ending:
         """Watch until the agent ends, a limit is over, somebody cancels, or the container goes."""
+        self.pauser.watch(self.container)
+        if self.supervisor.adopted:
+            self.pick_up()
         while True:
             self.supervisor.tick()
             ending = self.look_once()
             if ending is not None:
+                self.pauser.let_go()
+                self.save_pauses()
                 for part in self.parts:
                     part.last(self, ending)
                 return ending
             time.sleep(pace(self.active()))
+
+    def pick_up(self) -> None:
+        """What went on while nobody watched: a pause that outlived its supervisor, and the time
+        after a container's end, are not charged."""
+        pause = self.pauser.left_behind()
+        if pause is not None:
+            self.not_charged(Kind.PAUSED, pause.seconds, ended_ago=time.monotonic() - pause.ended)
+        self.pauser.forget_what_was_left()
+        last = self.supervisor.last_watched
+        if last is None or self.attempt.agent_started_at is None:
+            return
+        # Taken once: a watch that begins anew in this process has watched all the time.
+        self.supervisor.last_watched = None
+        now = patiently(hosts.now, tick=self.supervisor.tick, what="clock")
+        away = (now - max(last, self.attempt.agent_started_at)).total_seconds()
+        down = self.down_seconds(away)
+        if down > 0:
+            self.not_charged(Kind.DOWN, down, ended_ago=0)
+        if away - down > settings.HEARTBEAT.total_seconds():
+            at = self.since_start(now) - away
+            self.note(Interruption(Kind.UNWATCHED, max(0.0, at), away - down))
+
+    def down_seconds(self, away: float) -> float:
+        """Of the time that nobody watched, how much the container had ended already."""
+        rc_age = self.workspace.agent_ended_ago()
+        if rc_age is not None:
+            return min(max(0.0, rc_age), max(0.0, away))
+        try:
+            is_over = self.engine.look(self.container).state not in (
+                ContainerState.RUNNING,
+                ContainerState.PAUSED,
+            )
+        except EngineFailure as failure:
+            self.supervisor.engine_is_silent(failure)
+            return 0.0
+        # When it ended is not known, and an agent never pays for the fleet.
+        return max(0.0, away) if is_over else 0.0
+
+    def not_charged(self, kind: Kind, seconds: float, *, ended_ago: float) -> None:
+        """Take a stretch that is over off the active time."""
+        now = patiently(hosts.now, tick=self.supervisor.tick, what="clock")
+        self.clock.before -= seconds
+        at = max(0.0, self.since_start(now) - ended_ago - seconds)
+        total = "paused_seconds" if kind == Kind.PAUSED else "down_seconds"
+        before = getattr(self.attempt, total)
+        self.note(Interruption(kind, at, seconds), **{total: round(before + seconds, 3)})
+
+    def since_start(self, now: datetime) -> float:
+        if self.attempt.agent_started_at is None:
+            return 0.0
+        return (now - self.attempt.agent_started_at).total_seconds()
+
+    def note(self, one: Interruption, **fields: object) -> None:
+        self.supervisor.save(interruptions=with_one_more(self.attempt.interruptions, one), **fields)
+        self.supervisor.say(f"{one.words.capitalize()} for {one.seconds:.0f} s.")
+
+    def save_pauses(self) -> None:
+        """Write down pauses that are over; contact with the database is back."""
+        for pause in list(self.pauser.taken):
+            now = patiently(hosts.now, tick=self.supervisor.tick, what="clock")
+            ago = time.monotonic() - pause.ended
+            at = max(0.0, self.since_start(now) - ago - pause.seconds)
+            self.note(
+                Interruption(Kind.PAUSED, at, pause.seconds),
+                paused_seconds=round(self.attempt.paused_seconds + pause.seconds, 3),
+            )
+            self.pauser.written(pause)
+            self.last_sign = time.monotonic()
 
     def is_due(self, what: object, every: float) -> bool:
         now = time.monotonic()
@@ -130,6 +211,7 @@ class Watch:
             return self.ended_by_itself(code)
         if self.is_due("row", ROW_EVERY):
             self.supervisor.refresh()
+            self.save_pauses()
             if self.attempt.cancel_requested_at:
                 return self.stop(
                     Cause.CANCELLED, f"Cancelled by {self.attempt.cancel_requested_by}."
@@ -162,6 +244,9 @@ class Watch:
 
     def over_a_limit(self) -> Ending | None:
         limit = self.supervisor.time_limit.total_seconds()
+        if self.pauser.is_holding:
+            # No clock of the agent goes on.
+            return None
         silent = time.monotonic() - self.last_sign
         cause = limit_reached(
             active=self.active(),
@@ -179,7 +264,8 @@ class Watch:
         try:
             look = self.engine.look(self.container)
             if look.state == ContainerState.PAUSED:
-                self.engine.unpause(self.container)
+                if not self.pauser.is_holding:
+                    self.engine.unpause(self.container)
                 return None
             if look.state != ContainerState.RUNNING:
                 # The agent may have ended, and then the container: its own end comes first.
@@ -194,10 +280,10 @@ class Watch:
                 code = self.workspace.agent_exit_code()
                 return self.ended_by_itself(code)
         except EngineFailure as failure:
-            if failure.cause != Cause.ENGINE_UNREACHABLE:
-                raise
             # The container may well be healthy: losing sight of it is no reason to end it.
-            logger.warning("engine.silent", attempt=self.attempt.pk, text=failure.text)
+            self.supervisor.engine_is_silent(failure)
+            return None
+        self.supervisor.engine_answers()
         return None
 
     def measure(self) -> None:
@@ -246,6 +332,7 @@ class Watch:
         the agent still saves; only "no process left" counts.
         """
         active = self.active()
+        self.pauser.let_go()
         self.signal("TERM")
         deadline = time.monotonic() + settings.STOP_GRACE.total_seconds()
         while time.monotonic() < deadline:

@@ -8,19 +8,21 @@ points). Every write is conditional on the lease token.
 import os
 import shutil
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import structlog
 from django.conf import settings
+from django.db import InterfaceError, OperationalError, connection, transaction
 from django.db.models.functions import Now
 
 from mlebench_web.catalog import data, images
 from mlebench_web.catalog.models import ContainerConfig
 from mlebench_web.fleet import hosts
 from mlebench_web.fleet.models import Gpu, Host
-from runs import agent_env, grading, guards, layout, logs, queue, snapshots
+from runs import agent_env, aside, grading, guards, layout, logs, queue, snapshots
 from runs.agent_env import AgentHardware
 from runs.containers import ContainerSpec, ContainerState, Engine, EngineFailure, engine_of
 from runs.containers.diagnostics import evidence
@@ -28,7 +30,8 @@ from runs.core.container_config import limits_of
 from runs.core.failures import Cause, cause_of_end, is_infrastructure
 from runs.core.states import Outcome, State, Verdict, verdict
 from runs.models import Attempt, GradingReport, Installation, LogSegment, Replaced, Run
-from runs.patience import Heart, patiently
+from runs.patience import Heart, engine_patiently, patiently
+from runs.pausing import Pauser
 from runs.queue import Lease
 from runs.snapshots import SnapshotPart
 from runs.validation import ask_to_serve
@@ -41,6 +44,10 @@ logger = structlog.get_logger(__name__)
 DISK_IS_FULL_BYTES = 64 * 2**20
 # The one path that is graded, below an attempt's folder.
 SUBMISSION = "submission/submission.csv"
+# How often a supervisor looks whether another host could be given its run.
+OTHERS_EVERY = 60.0
+# The database answers and the same step fails with its error again: then it is no outage.
+OUTAGES_AT_MOST = 20
 # How often the start-up wait looks for the relay; the relay needs some 0.1 s.
 READY_POLL_SECONDS = 0.01
 
@@ -56,11 +63,13 @@ def supervise(lease: Lease, engine: Engine | None = None) -> None:
     """Take one attempt to its end, from wherever it stands."""
     supervisor = Supervisor(lease, engine or engine_of(lease.attempt.run.group.runtime))
     supervisor.heart.start()
+    supervisor.pauser.start()
     try:
-        supervisor.go_on()
+        supervisor.go_on_through_outages()
     except Replaced:
         # Another supervisor holds it, or it was sealed while this host was lost. That stands.
         logger.info("attempt.left", attempt=lease.attempt.pk)
+        supervisor.leave()
     except SystemExit:
         # The worker stops; the container goes on, and the worker's next start adopts it.
         logger.info("attempt.detached", attempt=lease.attempt.pk)
@@ -70,6 +79,7 @@ def supervise(lease: Lease, engine: Engine | None = None) -> None:
         logger.exception("attempt.product_error", attempt=lease.attempt.pk)
         supervisor.give_up(error)
     finally:
+        supervisor.pauser.stop()
         supervisor.heart.stop()
 
 
@@ -80,6 +90,7 @@ class Supervisor:
         self.attempt = lease.attempt
         self.token = lease.token
         self.adopted = lease.adopted
+        self.last_watched = lease.last_watched
         self.engine = engine
         self.run: Run = self.attempt.run
         self.group = self.run.group
@@ -91,6 +102,14 @@ class Supervisor:
             stuck_after=settings.LOOP_STUCK_AFTER.total_seconds(),
             name=f"heart-{self.attempt.pk}",
         )
+        self.pauser = Pauser(
+            self.heart,
+            engine,
+            self.workspace.root,
+            lost_after=settings.HOST_LOST_AFTER.total_seconds(),
+            ttl=settings.LEASE_TTL.total_seconds(),
+        )
+        self._looked_for_others = -OTHERS_EVERY
         secrets = agent_env.secret_values({**self.group.agent_env, **self.group.env})
         self.shippers = [
             logs.Shipper(self.attempt.pk, source, self.workspace.root, path, secrets)
@@ -118,6 +137,9 @@ class Supervisor:
             .exclude(state=State.ENDED)
             .update(lease_until=Now() + settings.LEASE_TTL)
         )
+        if renewed and time.monotonic() - self._looked_for_others > OTHERS_EVERY:
+            self._looked_for_others = time.monotonic()
+            self.pauser.could_be_replaced = queue.another_host_could_take(self.attempt)
         return bool(renewed)
 
     def tick(self) -> None:
@@ -166,7 +188,85 @@ class Supervisor:
         """What is watched beside the container."""
         return [SnapshotPart()]
 
+    # ------------------------------------------------------------------ an engine that is silent
+
+    def engine_is_silent(self, failure: EngineFailure) -> None:
+        """The row says since when, for the page; it is written once."""
+        if self.attempt.engine_silent_since is None:
+            logger.warning("engine.silent", attempt=self.attempt.pk, text=failure.text)
+            now = patiently(hosts.now, tick=self.tick, what="clock")
+            self.save(engine_silent_since=now, engine_silence=failure.text)
+
+    def engine_answers(self) -> None:
+        if self.attempt.engine_silent_since is not None:
+            self.say("The container engine answers again.")
+            self.save(engine_silent_since=None, engine_silence="")
+
+    def until_the_engine_answers[T](self, act: Callable[[], T]) -> T:
+        """For what must be done before the attempt can leave this state, however long it takes."""
+        return engine_patiently(
+            act,
+            tick=self.tick,
+            silent=self.engine_is_silent,
+            answers=self.engine_answers,
+            is_worth_waiting=lambda _: True,
+        )
+
+    def within_the_start_limit[T](self, act: Callable[[], T]) -> T:
+        """For a start: an engine that restarts is waited for, a refusal is an answer."""
+        began = time.monotonic()
+
+        def is_worth_waiting(failure: EngineFailure) -> bool:
+            left = settings.START_LIMIT.total_seconds() - (time.monotonic() - began)
+            return failure.cause == Cause.ENGINE_UNREACHABLE and left > 0
+
+        return engine_patiently(
+            act,
+            tick=self.tick_unless_cancelled,
+            silent=self.engine_is_silent,
+            answers=self.engine_answers,
+            is_worth_waiting=is_worth_waiting,
+        )
+
+    def tick_unless_cancelled(self) -> None:
+        self.tick()
+        self.refresh()
+        if self.attempt.cancel_requested_at:
+            raise EngineFailure(Cause.CANCELLED, "Cancelled during start-up.")
+
+    def leave(self) -> None:
+        """Somebody else decides now. A container whose attempt has ended must not go on."""
+        self.pauser.leave()
+        row = patiently(
+            lambda: Attempt.objects.filter(pk=self.attempt.pk).first(), what="leave an attempt"
+        )
+        container = self.attempt.container_id
+        if row is None or not row.is_ended or not container:
+            return
+        try:
+            # The janitor of this host keeps its outputs and removes it.
+            self.engine.kill(container)
+        except EngineFailure as failure:
+            logger.warning("leave.not_killed", attempt=self.attempt.pk, text=failure.text)
+
     # ------------------------------------------------------------------ the road
+
+    def go_on_through_outages(self) -> None:
+        """Each step can be repeated, so an outage in the middle of one costs nothing but time."""
+        outages = 0
+        while True:
+            try:
+                self.go_on()
+                return
+            except (OperationalError, InterfaceError) as error:
+                outages += 1
+                if outages > OUTAGES_AT_MOST:
+                    raise
+                logger.warning("attempt.step_repeated", attempt=self.attempt.pk, error=str(error))
+                connection.close()
+            self.refresh()
+            # What the step had done is found as an adopter finds it.
+            self.adopted = True
 
     def go_on(self) -> None:
         """From the state in the row to the end."""
@@ -187,14 +287,14 @@ class Supervisor:
             spec = self.spec()
             self.timed("prepare", began)
             began = time.monotonic()
-            container = self.engine.create(spec)
+            container = self.within_the_start_limit(lambda: self.engine.create(spec))
             self.timed("create", began)
             began = time.monotonic()
-            if self.adopted and self.engine.look(container).state == ContainerState.EXITED:
+            if self.adopted and self.is_over(container):
                 # Starting it again would hide why it ended.
                 self.save(container_id=container)
                 raise self.dead_container()
-            self.engine.start(container)
+            self.within_the_start_limit(lambda: self.engine.start(container))
             self.timed("start", began)
             self.save(container_id=container, hardware=self.hardware())
             ask_to_serve(self.attempt.pk)
@@ -202,7 +302,7 @@ class Supervisor:
             self.wait_until_ready()
             self.timed("ready", began)
             began = time.monotonic()
-            self.engine.start_agent(container, spec)
+            self.within_the_start_limit(lambda: self.engine.start_agent(container, spec))
             self.timed("exec", began)
         except EngineFailure as failure:
             self.stop_with(Ending(cause=failure.cause, detail=failure.text))
@@ -217,6 +317,10 @@ class Supervisor:
         self.say(f"Container {container[:12]} started on {self.host.name}; the agent runs.")
         self.move(State.RUNNING, agent_started_at=Now(), timings=self.timings)
 
+    def is_over(self, container: str) -> bool:
+        look = self.within_the_start_limit(lambda: self.engine.look(container))
+        return look.state == ContainerState.EXITED
+
     def wait_until_ready(self) -> None:
         """Until the relay listens in the container. Raises EngineFailure with the cause."""
         began = time.monotonic()
@@ -230,11 +334,11 @@ class Supervisor:
                 )
             if now - looked > 0.5:
                 looked = now
-                if self.engine.look(self.attempt.container_id).state not in (
-                    ContainerState.RUNNING,
-                    ContainerState.PAUSED,
-                ):
-                    raise self.dead_container()
+                look = self.within_the_start_limit(
+                    lambda: self.engine.look(self.attempt.container_id)
+                )
+                if look.state not in (ContainerState.RUNNING, ContainerState.PAUSED):
+                    raise self.within_the_start_limit(self.dead_container)
                 self.refresh()
                 if self.attempt.cancel_requested_at:
                     raise EngineFailure(Cause.CANCELLED, "Cancelled during start-up.")
@@ -282,11 +386,10 @@ class Supervisor:
         began = time.monotonic()
         container = self.attempt.container_id
         if container:
-            self.engine.kill(container)
+            self.until_the_engine_answers(lambda: self.engine.kill(container))
         self.ship(final=True)
         extra: dict[str, object] = {}
-        # A worker that is not root could not read what the agent wrote for itself alone.
-        self.workspace.make_readable(self.engine, self.attempt.image_id)
+        self.open_outputs()
         try:
             extra = self.keep_outputs()
         except OSError as error:
@@ -297,7 +400,7 @@ class Supervisor:
                 "ended_by_itself": False,
             }
         if container:
-            self.engine.remove(container)
+            self.until_the_engine_answers(lambda: self.engine.remove(container))
         self.timed("collect", began)
         self.save(timings=self.timings, **extra)
         self.refresh()
@@ -309,6 +412,24 @@ class Supervisor:
         if sealed.outcome == Outcome.AGENT_FAILED:
             grading.null_report(self.attempt)
         self.seal(sealed)
+
+    def open_outputs(self) -> None:
+        """A worker that is not root could not read what the agent wrote for itself alone."""
+
+        def act() -> None:
+            self.workspace.make_readable(self.engine, self.attempt.image_id)
+
+        try:
+            engine_patiently(
+                act,
+                tick=self.tick,
+                silent=self.engine_is_silent,
+                answers=self.engine_answers,
+                is_worth_waiting=lambda failure: failure.cause == Cause.ENGINE_UNREACHABLE,
+            )
+        except EngineFailure as failure:
+            # What cannot be read is left out, and named there.
+            self.say(f"Outputs could not be opened: {failure.text}")
 
     def keep_outputs(self) -> dict[str, object]:
         """What was kept and what was left out. Raises OSError when the disk is full."""
@@ -410,14 +531,16 @@ class Supervisor:
             self.attempt.refresh_from_db()
             if self.attempt.state == State.ENDED and self.attempt.lease_token == self.token:
                 return
-            self.attempt.seal(
-                sealed,
-                token=self.token,
-                by=self.host.name,
-                try_again=try_again,
-                timings=self.timings,
-                **detail,
-            )
+            with transaction.atomic():
+                self.attempt.seal(
+                    sealed,
+                    token=self.token,
+                    by=self.host.name,
+                    try_again=try_again,
+                    timings=self.timings,
+                    **detail,
+                )
+                aside.judge(self.host, sealed.outcome)
 
         patiently(act, tick=self.tick, what="seal")
         logger.info(
@@ -427,7 +550,15 @@ class Supervisor:
             cause=sealed.cause or "",
         )
         layout.publish(self.attempt)
-        self.workspace.remove(self.engine, self.attempt.image_id)
+        if self.host.name != settings.HOST_NAME:
+            # Only its grading was taken over; what it left elsewhere is swept there.
+            return
+        try:
+            self.workspace.remove(self.engine, self.attempt.image_id)
+        except (EngineFailure, OSError) as error:
+            # The janitor goes on with it.
+            logger.warning("attempt.not_swept", attempt=self.attempt.pk, error=str(error))
+            return
         Attempt.objects.filter(pk=self.attempt.pk).update(swept_at=Now())
 
     def give_up(self, error: Exception) -> None:
@@ -515,8 +646,7 @@ class Supervisor:
 
     @property
     def time_limit(self) -> timedelta:
-        # Null only in imported groups, which have nothing to run.
-        return self.group.time_limit or settings.DEFAULT_TIME_LIMIT
+        return queue.time_limit_of(self.attempt)
 
     def hardware(self) -> dict[str, object]:
         """What this attempt really has: measured by the host, reserved by the claim."""

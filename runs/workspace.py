@@ -11,6 +11,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -225,6 +226,16 @@ class Workspace:
                 text = file.read(16).decode("ascii")
             return int(text)
         except (OSError, Refused, ValueError):
+            return None
+
+    def agent_ended_ago(self) -> float | None:
+        """Seconds since the exit code was written; None while there is none that can be read."""
+        if self.agent_exit_code() is None:
+            return None
+        try:
+            with open_beneath(self.logs, "agent.rc") as file:
+                return time.time() - os.fstat(file.fileno()).st_mtime
+        except (OSError, Refused):
             return None
 
     def relay_is_ready(self) -> bool:
