@@ -69,10 +69,12 @@ def ml_python_is_there(**_: object) -> Iterable[CheckMessage]:
 
 @register()
 def checkout_is_there(**_: object) -> Iterable[CheckMessage]:
-    if settings.MLEBENCH_DIR and not Path(settings.MLEBENCH_DIR, "mlebench").is_dir():
+    for folder in settings.MLEBENCH_DIRS:
+        if any((folder / part).is_dir() for part in ("agents", "mlebench")):
+            continue
         yield Error(
-            f"MLEBENCH_DIR={settings.MLEBENCH_DIR} is no mle-bench checkout: it has no folder "
-            "mlebench.",
+            f"MLEBENCH_DIR: {folder} is no mle-bench checkout: it has neither a folder agents nor "
+            "a folder mlebench.",
             hint="Clone mle-bench there, correct the path, or leave MLEBENCH_DIR empty.",
             id="mlebench_web.E005",
         )

@@ -30,8 +30,12 @@ SOCKETS_DIR = env.folder("SOCKETS_DIR", sockets.folder_for(DATA_DIR))
 # A Python with the libraries of requirements/ml.txt: grader children, process runtime.
 # Not resolved: a virtual environment's Python is a link, and is known by its own path.
 ML_PYTHON = Path(env.text("ML_PYTHON") or BASE_DIR / ".venv-ml" / "bin" / "python").absolute()
-# A checkout of mle-bench; empty: only what ships with the product.
+# Checkouts of mle-bench, as a path list; empty: only what ships with the product. Agents of the
+# first keep their plain ids.
 MLEBENCH_DIR = env.text("MLEBENCH_DIR")
+MLEBENCH_DIRS = [
+    Path(each).expanduser().absolute() for each in MLEBENCH_DIR.split(os.pathsep) if each
+]
 
 # ---------------------------------------------------------------------------- Django
 

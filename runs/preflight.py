@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mlebench_web.accounts.models import Role, User
+from mlebench_web.catalog import images
 from mlebench_web.catalog.models import AgentImage, ContainerConfig
 from mlebench_web.fleet import hosts
 from mlebench_web.fleet.models import Gpu, Host, PreparedData
@@ -242,11 +243,7 @@ def _image(wanted: Wanted, config: ContainerConfig, fleet: Fleet) -> Iterable[Ch
                 "inform", "agent", f"The image of {agent} is being built. Its runs wait for it."
             )
             return
-        failed = (
-            AgentImage.objects.filter(image_name=agent.image_name, state=AgentImage.State.FAILED)
-            .order_by("-started_at")
-            .first()
-        )
+        failed = images.last_failure(agent)
         why = f" The last build failed: {failed.error}" if failed else ""
         yield Check("block", "agent", f"The image of {agent} is not built.{why}", build)
     elif fleet.is_online and not have_image(fleet, wanted.image):

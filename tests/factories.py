@@ -89,6 +89,7 @@ def make_agent(name: str = "baseline", **fields: object) -> Agent:
 
 def make_image(agent: Agent, *, image_id: str = IMAGE_ID) -> AgentImage:
     image, _ = AgentImage.objects.get_or_create(
+        folder=agent.folder,
         image_name=agent.image_name,
         image_id=image_id,
         defaults={"state": AgentImage.State.READY, "source_digest": "d" * 64},

@@ -138,6 +138,50 @@ class ApiToken(models.Model):
         return token, value
 
 
+class Secret(models.Model):
+    """A value that agents ask for as `${{ secrets.NAME }}`, sealed; see accounts.vault.
+
+    It belongs to a person or to a team. A replaced or deleted one is kept sealed for some weeks,
+    so that it can still be taken out of the logs of runs that had it.
+    """
+
+    name = models.CharField(max_length=100)
+    user = models.ForeignKey(
+        User, on_delete=models.CASCADE, null=True, blank=True, related_name="secrets"
+    )
+    team = models.ForeignKey(
+        Team, on_delete=models.CASCADE, null=True, blank=True, related_name="secrets"
+    )
+    sealed = models.TextField()
+    made_by = models.CharField(max_length=150)
+    made_at = models.DateTimeField(auto_now_add=True)
+    retired_at = models.DateTimeField(null=True, blank=True)
+    last_used_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [
+            models.CheckConstraint(
+                name="one_owner",
+                condition=models.Q(user__isnull=False, team__isnull=True)
+                | models.Q(user__isnull=True, team__isnull=False),
+            ),
+            models.UniqueConstraint(
+                fields=["name", "user"],
+                condition=models.Q(retired_at__isnull=True, user__isnull=False),
+                name="one_secret_a_user_name",
+            ),
+            models.UniqueConstraint(
+                fields=["name", "team"],
+                condition=models.Q(retired_at__isnull=True, team__isnull=False),
+                name="one_secret_a_team_name",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class AuditEntry(models.Model):
     """Who did what to which object, and why. Only ever added to."""
 

@@ -3,15 +3,12 @@
 `<COMPETITIONS_DIR>/<name>/prepared/public` is what agents see; `private` holds the answers.
 """
 
-import fcntl
 import hashlib
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from django.conf import settings
@@ -20,6 +17,7 @@ from mlebench_web.catalog import competition_config, download, folders, package_
 from mlebench_web.catalog.competition_config import CompetitionConfig, ConfigInvalid
 from mlebench_web.catalog.download import DownloadFailed, Progress
 from mlebench_web.catalog.models import Competition
+from mlebench_web.locks import alone
 
 PREPARE_LIMIT_SECONDS = 1800
 # As mle-bench: these get a checksum, other files do not.
@@ -83,7 +81,7 @@ def prepare(competition: Competition, progress: Progress) -> None:
     try:
         config = competition_config.read(folder)
         home.mkdir(parents=True, exist_ok=True)
-        with _alone(home / ".lock"):
+        with alone(home / ".lock"):
             for left in home.glob(".prepare-*"):
                 # Of a process that was killed: we hold the lock, so nobody works in it.
                 shutil.rmtree(left)
@@ -178,11 +176,3 @@ def _run_prepare(config: CompetitionConfig, raw: Path, made: Path) -> None:
     if done.returncode:
         last = "\n".join(done.stderr.strip().splitlines()[-5:])
         raise DataError(f"prepare.py of {config.name} failed ({done.returncode}): {last}")
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """One process at a time; the system frees the lock when its process dies."""
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

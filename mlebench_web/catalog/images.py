@@ -3,54 +3,58 @@
 Runs start by image id, so what ran is known even when a tag has moved on.
 """
 
-import fcntl
 import hashlib
-import io
-import tarfile
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import docker
 import docker.errors
 import requests
+import structlog
 from django.conf import settings
+from django.db.models import QuerySet
 from django.utils import timezone
-from docker.utils import parse_repository_tag
 
-from mlebench_web.catalog import folders, package_index
+from mlebench_web.catalog import git
+from mlebench_web.catalog.context import ContextFailed
+from mlebench_web.catalog.contract import contract_problems
+from mlebench_web.catalog.image_engine import BuildFailed, Lines, image_id_of, pull, words_of
 from mlebench_web.catalog.models import Agent, AgentImage
+from mlebench_web.catalog.recipes import folder_of, recipe_of
+from mlebench_web.locks import alone
 
-# mle-bench's agents/.shared_env.
-BUILD_ARGS = {
-    "SUBMISSION_DIR": "/home/submission",
-    "LOGS_DIR": "/home/logs",
-    "CODE_DIR": "/home/code",
-    "AGENT_DIR": "/home/agent",
-}
-BASE_FOLDER = folders.BUILTIN / "base_image"
+__all__ = [
+    "BuildFailed",
+    "all_of",
+    "build",
+    "changed_since",
+    "do_wanted",
+    "folder_of",
+    "is_building",
+    "last_failure",
+    "newest_image",
+    "want",
+]
+
+logger = structlog.get_logger(__name__)
+
 # A build that has said nothing for this long was killed.
 BUILD_LIMIT = timedelta(hours=2)
-LOG_LINES = 200
-
-Lines = Callable[[str], None]
-# A tar member's path and content.
-Files = dict[str, bytes]
-
-
-class BuildFailed(Exception):
-    """No image: a sentence with the engine's reason."""
+UNFINISHED = (AgentImage.State.WANTED, AgentImage.State.BUILDING)
+LOG_LINES = 2000
+LOG_WIDTH = 2000
+# Pages show a build's lines this long after the engine said them, or a little later.
+LOG_EVERY_SECONDS = 1.0
 
 
-def folder_of(agent: Agent) -> Path:
-    """The folder with config.yaml, Dockerfile and start.sh."""
-    folder = folders.resolve(agent.folder, folders.AGENTS)
-    if folder is None:
-        raise BuildFailed(f"{agent.name} has no folder.")
-    return folder
+def all_of(agent: Agent) -> QuerySet[AgentImage]:
+    """Builds of the agent's folder, the newest first. Two checkouts may have one name for one."""
+    return AgentImage.objects.filter(folder=agent.folder, image_name=agent.image_name).order_by(
+        "-started_at", "-pk"
+    )
 
 
 def newest_image(agent: Agent) -> AgentImage | None:
@@ -59,85 +63,210 @@ def newest_image(agent: Agent) -> AgentImage | None:
 
 
 def is_building(agent: Agent) -> bool:
-    return AgentImage.objects.filter(
+    return (
+        all_of(agent)
+        .filter(state__in=UNFINISHED, started_at__gt=timezone.now() - BUILD_LIMIT)
+        .exists()
+    )
+
+
+def last_failure(agent: Agent) -> AgentImage | None:
+    return all_of(agent).filter(state=AgentImage.State.FAILED).first()
+
+
+def changed_since(agent: Agent, image: AgentImage) -> bool:
+    """Whether the agent's code is another one than what the image was built from.
+
+    False where that cannot be known: an image that was not built here, a folder that is gone.
+    """
+    if not image.source_digest:
+        return False
+    try:
+        return recipe_of(agent).digest != image.source_digest
+    except (BuildFailed, OSError):
+        return False
+
+
+# ------------------------------------------------------------------------------------- asking
+
+
+def want(agent: Agent, *, by: str, tag: str = "", host_name: str = "") -> AgentImage:
+    """Have a host service build it, or take the image `tag`; the row shows how that goes.
+
+    Pressed twice, it is built once.
+    """
+    asked = (
+        all_of(agent)
+        .filter(
+            state__in=UNFINISHED,
+            tag=tag,
+            host_name=host_name,
+            started_at__gt=timezone.now() - BUILD_LIMIT,
+        )
+        .first()
+    )
+    if asked:
+        return asked
+    return AgentImage.objects.create(
+        folder=agent.folder,
         image_name=agent.image_name,
-        state=AgentImage.State.BUILDING,
-        started_at__gt=timezone.now() - BUILD_LIMIT,
-    ).exists()
+        state=AgentImage.State.WANTED,
+        tag=tag,
+        host_name=host_name,
+        asked_by=by,
+    )
+
+
+def do_wanted(client: docker.DockerClient, *, host_name: str, base_image: str) -> int:
+    """Make the images that somebody asked this host, or any host, for; how many were tried."""
+    count = 0
+    for row in AgentImage.objects.filter(
+        state=AgentImage.State.WANTED, host_name__in=["", host_name]
+    ).order_by("started_at"):
+        # The filter is the lock: of two hosts, one builds.
+        if not AgentImage.objects.filter(pk=row.pk, state=AgentImage.State.WANTED).update(
+            state=AgentImage.State.BUILDING, host_name=host_name
+        ):
+            continue
+        count += 1
+        row.refresh_from_db()
+        agent = Agent.objects.filter(folder=row.folder, image_name=row.image_name).first()
+        if agent is None:
+            _end(row, error="The agent is gone from the catalog.")
+            continue
+        try:
+            build(agent, client, base_image=base_image, progress=_say_nothing, row=row)
+        except BuildFailed as error:
+            logger.warning("image.failed", agent=agent.name, error=str(error)[:300])
+    return count
+
+
+def _say_nothing(line: str) -> None:
+    pass
+
+
+def _end(row: AgentImage, *, error: str) -> None:
+    row.state = AgentImage.State.FAILED
+    row.error = error
+    row.ended_at = timezone.now()
+    row.save()
+
+
+# ------------------------------------------------------------------------------------- building
 
 
 def build(
-    agent: Agent, client: docker.DockerClient, *, base_image: str, progress: Lines
+    agent: Agent,
+    client: docker.DockerClient,
+    *,
+    base_image: str,
+    progress: Lines,
+    row: AgentImage | None = None,
 ) -> AgentImage:
-    """Build the agent's image on `base_image`, and that on the way, and record it.
+    """Build the agent's image, and what it stands on, and record it; or take the row's tag.
 
     Nothing is built when sources and base image are the same as last time and the engine still
     has the image. `progress` gets the engine's lines. One build of an agent runs at a time on
     this machine; a second caller waits and then finds it done. Raises BuildFailed.
     """
-    lock = settings.DATA_DIR / "locks" / f"image-{agent.image_name}"
-    with _alone(lock, lambda: progress(f"Waiting: {agent.image_name} is being built already.")):
+    name = hashlib.sha256(agent.folder.encode()).hexdigest()[:8]
+    lock = settings.DATA_DIR / "locks" / f"image-{agent.image_name}-{name}"
+    with alone(lock, lambda: progress(f"Waiting: {agent.image_name} is being built already.")):
         try:
-            return _build(agent, client, base_image, progress)
-        except (docker.errors.DockerException, requests.RequestException) as error:
-            raise BuildFailed(f"The container engine refused: {_words(error)}") from error
+            return _build(agent, client, base_image, progress, row)
+        except (
+            docker.errors.DockerException,
+            requests.RequestException,
+            ContextFailed,
+            OSError,
+            BuildFailed,
+        ) as error:
+            words = words_of(error)
+            if not isinstance(error, BuildFailed | ContextFailed | OSError):
+                words = f"The container engine refused: {words}"
+            if row is not None and row.state == AgentImage.State.BUILDING:
+                # It failed before the build itself began.
+                _end(row, error=words)
+            raise BuildFailed(words) from error
 
 
 def _build(
-    agent: Agent, client: docker.DockerClient, base_image: str, progress: Lines
+    agent: Agent,
+    client: docker.DockerClient,
+    base_image: str,
+    progress: Lines,
+    row: AgentImage | None,
 ) -> AgentImage:
     engine_id = client.info()["ID"]
     # We hold the lock, so whoever left these unfinished is dead.
-    AgentImage.objects.filter(
-        image_name=agent.image_name, state=AgentImage.State.BUILDING, engine_id=engine_id
-    ).update(
+    interrupted = all_of(agent).filter(state=AgentImage.State.BUILDING, engine_id=engine_id)
+    if row:
+        interrupted = interrupted.exclude(pk=row.pk)
+    interrupted.update(
         state=AgentImage.State.FAILED, error="The build was interrupted.", ended_at=timezone.now()
     )
-    base_files = _files(BASE_FOLDER)
-    agent_files = _files(folder_of(agent))
-    digest = _digest([base_files, agent_files], agent.dockerfile)
-    base_id = _image_id(client, base_image)
+    if row and row.tag:
+        taken = row
+        return _recorded(row, progress, lambda note: _taken(client, taken, note), engine_id)
+    recipe = recipe_of(agent, base_image)
+    base_id = recipe.base_id(client)
     newest = _ready(agent).filter(engine_id=engine_id).first()
-    if (
+    is_same = (
         newest
-        and newest.source_digest == digest
-        and newest.base_image == base_image
+        and newest.source_digest == recipe.digest
+        and newest.base_image == recipe.base_image
         # An offline machine may have got the agent's image alone.
         and base_id in (None, newest.base_image_id)
-        and _image_id(client, newest.image_id)
-    ):
-        return newest
-    row = AgentImage.objects.create(
-        image_name=agent.image_name,
-        state=AgentImage.State.BUILDING,
-        engine_id=engine_id,
-        base_image=base_image,
-        base_image_id=base_id or "",
-        source_digest=digest,
+        and image_id_of(client, newest.image_id)
     )
+    if newest and is_same and row is None:
+        return newest
+    row = row or AgentImage(
+        folder=agent.folder, image_name=agent.image_name, state=AgentImage.State.BUILDING
+    )
+    row.base_image = recipe.base_image
+    row.base_image_id = base_id or ""
+    row.source_digest = recipe.digest
+    if agent.checkout:
+        seen = git.revision(Path(agent.checkout.path))
+        row.checkout_name = agent.checkout.name
+        row.commit, row.branch, row.is_dirty = seen.commit, seen.branch[:200], seen.is_dirty
+    made = row
+
+    def make(note: Lines) -> str:
+        if newest and is_same:
+            note(f"Nothing has changed since {newest.image_id[:19]} was built.")
+            made.base_image_id = newest.base_image_id
+            return newest.image_id
+        image_id, made.base_image_id = recipe.make(client, base_id, note)
+        return image_id
+
+    return _recorded(row, progress, make, engine_id)
+
+
+def _recorded(
+    row: AgentImage, progress: Lines, make: Callable[[Lines], str], engine_id: str
+) -> AgentImage:
+    """Run `make`, with its lines in the row while it lasts, and its end."""
+    row.engine_id = engine_id
+    row.save()
     last: deque[str] = deque(maxlen=LOG_LINES)
+    saved = 0.0
 
     def note(line: str) -> None:
-        last.append(line)
+        nonlocal saved
+        last.append(line[:LOG_WIDTH])
         progress(line)
+        if time.monotonic() - saved > LOG_EVERY_SECONDS:
+            saved = time.monotonic()
+            AgentImage.objects.filter(pk=row.pk).update(log="\n".join(last))
 
     try:
-        if base_id is None:
-            base_id = _pull(client, base_image, note)
-        env = _build_base(client, base_image, base_id, base_files, note)
-        row.image_id = _run_build(
-            client,
-            agent_files,
-            dockerfile=agent.dockerfile,
-            tag=f"mlebench-web/{agent.image_name.lower()}:{digest[:12]}",
-            args={**BUILD_ARGS, "MLEBENCH_ENV": env},
-            note=note,
-        )
+        row.image_id = make(note)
         row.state = AgentImage.State.READY
-        row.base_image_id = base_id
     except BaseException as error:
         row.state = AgentImage.State.FAILED
-        row.error = _words(error)
+        row.error = words_of(error)
         raise
     finally:
         row.log = "\n".join(last)
@@ -146,142 +275,20 @@ def _build(
     return row
 
 
-def _build_base(
-    client: docker.DockerClient, base_image: str, base_id: str, files: Files, note: Lines
-) -> str:
-    """The tag of our base image on this `base_image`; built when the engine has none."""
-    tag = f"mlebench-web/env:{_digest([files], base_id)[:12]}"
-    if _image_id(client, tag):
-        return tag
-    note(f"Building the base image of the built-in agents on {base_image}.")
-    index = package_index.configured()
-    bundle = index.ca_bundle.read_bytes() if index.ca_bundle else b""
-    # Certificates and index of this machine: needed for this build, and no part of its sources.
-    staged = {"build/ca-bundle.crt": bundle, "build/pip.conf": index.pip_conf().encode()}
-    _run_build(
-        client,
-        {**files, **staged},
-        dockerfile="Dockerfile",
-        tag=tag,
-        # By id: the name may have moved since.
-        args={"BASE_IMAGE": base_id},
-        note=note,
-    )
-    return tag
+# ------------------------------------------------------------------------ images of other makers
 
 
-def _run_build(
-    client: docker.DockerClient,
-    files: Files,
-    *,
-    dockerfile: str,
-    tag: str,
-    args: dict[str, str],
-    note: Lines,
-) -> str:
-    """The new image's id. Raises BuildFailed with the engine's error and the last lines."""
-    events = client.api.build(
-        fileobj=io.BytesIO(_tar(files)),
-        custom_context=True,
-        dockerfile=dockerfile,
-        tag=tag,
-        buildargs={**package_index.proxies(), **args},
-        # The machine's own network: its proxy, its resolver, an index on this very machine.
-        network_mode="host",
-        rm=True,
-        forcerm=True,
-        decode=True,
-    )
-    lines: deque[str] = deque(maxlen=10)
-    for event in events:
-        if "error" in event:
-            raise BuildFailed("\n".join([event["error"].strip(), *lines]))
-        for line in event.get("stream", "").splitlines():
-            if text := line.strip():
-                lines.append(text)
-                note(text)
-    image_id = _image_id(client, tag)
+def _taken(client: docker.DockerClient, row: AgentImage, note: Lines) -> str:
+    """The id of the image that the row's tag names. Raises BuildFailed when it is unfit."""
+    image_id = image_id_of(client, row.tag)
     if image_id is None:
-        raise BuildFailed(f"The engine built {tag} and does not know it any more.")
+        note(f"The engine has no image {row.tag}: trying to pull it.")
+        image_id = pull(client, row.tag, note, advice="Load it with `docker load`.")
+    if problems := contract_problems(client, image_id):
+        raise BuildFailed(f"{row.tag} does not keep mle-bench's contract: {' '.join(problems)}")
+    note(f"{row.tag} is {image_id} and keeps mle-bench's contract.")
     return image_id
 
 
-def _pull(client: docker.DockerClient, image: str, note: Lines) -> str:
-    note(f"Pulling {image}.")
-    try:
-        repository, tag = parse_repository_tag(image)
-        events = client.api.pull(repository, tag or "latest", stream=True, decode=True)
-        for event in events:
-            if "error" in event:
-                raise BuildFailed(event["error"])
-            # Layers report progress many times a second; their ends are enough.
-            if event.get("status") in ("Pull complete", "Download complete", "Already exists"):
-                note(f"{event['status']} {event.get('id', '')}")
-    except (docker.errors.APIError, BuildFailed) as error:
-        raise BuildFailed(
-            f"The base image {image} is not here and could not be pulled: {_words(error)} "
-            "Name another with --base-image or BASE_IMAGE: any Debian or Ubuntu image will do."
-        ) from error
-    image_id = _image_id(client, image)
-    if image_id is None:
-        raise BuildFailed(f"{image} was pulled and the engine does not know it.")
-    return image_id
-
-
-def _ready(agent: Agent) -> Any:
-    return AgentImage.objects.filter(
-        image_name=agent.image_name, state=AgentImage.State.READY
-    ).order_by("-started_at")
-
-
-def _image_id(client: docker.DockerClient, name: str) -> str | None:
-    try:
-        return str(client.api.inspect_image(name)["Id"])
-    except docker.errors.ImageNotFound:
-        return None
-
-
-def _files(folder: Path) -> Files:
-    """Regular files below a folder; a cache of compiled Python is nobody's source."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and "__pycache__" not in path.parts
-    }
-
-
-def _digest(parts: Iterable[Files], *words: str) -> str:
-    digest = hashlib.sha256(repr(words).encode())
-    for files in parts:
-        for name, content in sorted(files.items()):
-            digest.update(f"{name}\0{hashlib.sha256(content).hexdigest()}\n".encode())
-    return digest.hexdigest()
-
-
-def _tar(files: Files) -> bytes:
-    """Times and owners are fixed, so that the engine's cache knows equal files as equal."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, content in sorted(files.items()):
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            info.mode = 0o755 if name.endswith(".sh") else 0o644
-            archive.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-def _words(error: BaseException) -> str:
-    return str(getattr(error, "explanation", None) or error) or type(error).__name__
-
-
-@contextmanager
-def _alone(lock: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """One process at a time; the system frees the lock when its process dies."""
-    lock.parent.mkdir(exist_ok=True)
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waiting()
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _ready(agent: Agent) -> QuerySet[AgentImage]:
+    return all_of(agent).filter(state=AgentImage.State.READY)

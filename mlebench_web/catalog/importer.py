@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 from django.db import models, transaction
+from django.db.models import Q
 
 from mlebench_web.catalog import competition_config, folders
 from mlebench_web.catalog.competition_config import ConfigInvalid, Loader
@@ -26,13 +27,14 @@ Row = dict[str, Any]
 
 @transaction.atomic
 def sync_builtin() -> None:
-    """Idempotent. Some 15 ms when nothing changed: five files are read and five queries made."""
+    """Idempotent. Some 15 ms when nothing changed: five files are read and six queries made."""
     demo = [_demo_competition(folder) for folder in competition_folders()]
     facts, members = _facts()
     members[DEMO] = [row["name"] for row in demo]
-    _save(Competition, [*demo, *facts])
-    _save(Split, [{"name": name, **row} for name, row in _yaml("splits.yaml").items()])
-    _save_members(members)
+    theirs = set(Competition.objects.filter(checkout__isnull=False).values_list("name", flat=True))
+    save(Competition, [*demo, *(row for row in facts if row["name"] not in theirs)])
+    save(Split, [{"name": name, **row} for name, row in _yaml("splits.yaml").items()])
+    save_members(members)
     _save_agents([row for folder in agent_folders() for row in _agents(folder)])
     _save_configs(
         [
@@ -75,6 +77,7 @@ def _demo_competition(folder: Any) -> Row:
         "answers_path": config.answers,
         "sample_submission_path": config.sample_submission,
         "ships_data": config.ships_data,
+        "threshold_source": Competition.ThresholdSource.LEADERBOARD if found else "",
     }
 
 
@@ -104,9 +107,21 @@ def _facts() -> tuple[list[Row], dict[str, list[str]]]:
                     "known_issue": fact["known_issue"],
                     "answers_path": f"{name}/{fact['answers']}",
                     "sample_submission_path": f"{name}/{fact['sample_submission']}",
+                    "threshold_source": Competition.ThresholdSource.FACTS,
                 }
             )
     return rows, members
+
+
+def builtin_name(name: str) -> str:
+    """Today's name of a built-in agent: `builtin/<name>` where a checkout has one of its name."""
+    aside = f"builtin/{name}"
+    return aside if Agent.objects.filter(is_builtin=True, name=aside).exists() else name
+
+
+def facts_by_name() -> dict[str, Row]:
+    """What is known of mle-bench's own 82 without a checkout."""
+    return {row["name"]: row for row in _facts()[0]}
 
 
 def _number(text: str, kind: type) -> Any:
@@ -146,7 +161,7 @@ def _agents(folder: Any) -> list[Row]:
     return rows
 
 
-def _save(model: type[models.Model], rows: Iterable[Row]) -> None:
+def save(model: type[models.Model], rows: Iterable[Row]) -> None:
     """Add what is missing, update what differs, by name. One query when all is as it should be."""
     existing = {row.name: row for row in model._default_manager.all()}  # type: ignore[attr-defined]
     new, changed, fields = [], [], set()
@@ -167,7 +182,7 @@ def _save(model: type[models.Model], rows: Iterable[Row]) -> None:
         model._default_manager.bulk_update(changed, fields)
 
 
-def _save_members(members: dict[str, list[str]]) -> None:
+def save_members(members: dict[str, list[str]]) -> None:
     """Exactly these competitions in these splits; other splits stay as they are."""
     through = Split.competitions.through
     names = dict(Competition.objects.values_list("name", "pk"))
@@ -197,9 +212,14 @@ def _save_agents(rows: list[Row]) -> None:
         aside = f"builtin/{row['name']}"
         if row["name"] in taken or aside in moved:
             row["name"] = aside
-    _save(Agent, rows)
+    save(Agent, rows)
 
 
 def _save_configs(rows: list[Row]) -> None:
-    own = set(ContainerConfig.objects.filter(is_builtin=False).values_list("name", flat=True))
-    _save(ContainerConfig, [row for row in rows if row["name"] not in own])
+    # One that somebody has changed stays as they want it.
+    own = set(
+        ContainerConfig.objects.filter(Q(is_builtin=False) | Q(version__gt=1)).values_list(
+            "name", flat=True
+        )
+    )
+    save(ContainerConfig, [row for row in rows if row["name"] not in own])

@@ -169,7 +169,7 @@ class Product:
 
     def start_build(self) -> tuple[Job, Activity]:
         title = self.terminal.begin("Checking the built-in agents' image")
-        command = [*MANAGE, "build_agent", "dummy", "baseline"]
+        command = [*MANAGE, "build_agent", "--builtin"]
         command += ["--base-image", self.options.base_image]
         return self.supervisor.job("build-agents", command), title
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from mlebench_web.catalog import importer
 from mlebench_web.catalog.models import Competition
 from mlebench_web.fleet import hosts
 from mlebench_web.fleet.models import Host
@@ -91,7 +92,7 @@ def start(agent: str, competitions: Sequence[str], *, seeds: int) -> RunGroup:
     """One run group. A second demo adds its seeds to the same experiment."""
     return submit.create_run_group(
         RunGroupRequest(
-            agent=agent,
+            agent=importer.builtin_name(agent),
             competitions=tuple(competitions),
             seeds=seeds,
             experiment=f"demo {agent}",

@@ -200,9 +200,9 @@ def port() -> Iterable[Finding]:
 
 
 def checkout() -> Iterable[Finding]:
-    if settings.MLEBENCH_DIR:
-        yield Finding("mle-bench checkout", Level.FINE, settings.MLEBENCH_DIR)
-    else:
+    for folder in settings.MLEBENCH_DIRS:
+        yield Finding("mle-bench checkout", Level.FINE, str(folder))
+    if not settings.MLEBENCH_DIRS:
         yield Finding(
             "mle-bench checkout",
             Level.ABSENT,

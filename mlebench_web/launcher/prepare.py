@@ -27,6 +27,9 @@ def main() -> None:
     say("the database")
     # Also brings the catalog up to date (signal post_migrate).
     call_command("migrate", verbosity=0, interactive=False)
+    if settings.MLEBENCH_DIRS:
+        say("the checkouts of mle-bench")
+        read_checkouts()
     say("static files")
     collect_static()
     say(RESULT + json.dumps(result()))
@@ -51,6 +54,20 @@ def result() -> dict[str, object]:
         "setup_path": "" if setup.admins() else setup.new_link_path(),
         "engine_error": engine_error(),
     }
+
+
+def read_checkouts() -> None:
+    """What is broken in one is said, and stops nothing: the rest of it is there."""
+    from mlebench_web.catalog import checkouts
+
+    # Those of git URLs are read again on demand: a silent network must not hold up the start.
+    for row in checkouts.sync_settings():
+        checkouts.refresh(row)
+        if row.error:
+            say(f"{row.name}: {row.error}")
+        for problem in row.problems:
+            if problem["level"] == "error":
+                say(f"{problem['file']}, line {problem['line']}: {problem['message']}")
 
 
 def engine_error() -> str:

@@ -60,10 +60,9 @@ class AgentObject(BaseModel):
     @classmethod
     def of(cls, agent: Agent) -> "AgentObject":
         from mlebench_web.catalog import images
-        from mlebench_web.catalog.models import AgentImage
 
         image = images.newest_image(agent)
-        newest = AgentImage.objects.filter(image_name=agent.image_name).first()
+        newest = images.all_of(agent).first()
         if image:
             state = "ready"
         elif images.is_building(agent):

@@ -5,21 +5,32 @@ import docker.errors
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from mlebench_web.accounts import audit
 from mlebench_web.catalog import images
-from mlebench_web.catalog.models import Agent
+from mlebench_web.catalog.models import Agent, AgentImage
 
 
 class Command(BaseCommand):
     help = "Build images of agents on this machine's container engine; prints their ids."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("agent", nargs="+", help="agent id, such as baseline")
+        parser.add_argument("agent", nargs="*", help="agent id, such as baseline")
+        parser.add_argument("--builtin", action="store_true", help="all built-in agents")
+        parser.add_argument(
+            "--tag", help="take this existing image for the agent, where it keeps the contract"
+        )
         parser.add_argument(
             "--base-image", default=settings.BASE_IMAGE, help="%(default)s by default"
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
         agents = [self.agent(name) for name in options["agent"]]
+        if options["builtin"]:
+            agents += Agent.objects.filter(is_builtin=True, is_listed=True)
+        if not agents:
+            raise CommandError("Name an agent, or write --builtin.", returncode=2)
+        if options["tag"] and len(agents) > 1:
+            raise CommandError("--tag: an image is of one agent.", returncode=2)
         if settings.ENGINE_URL == "none":
             raise CommandError("ENGINE_URL is none: this host has no container engine.")
         try:
@@ -34,12 +45,22 @@ class Command(BaseCommand):
                     client,
                     base_image=options["base_image"],
                     progress=lambda line: self.stderr.write(line),
+                    row=self.row(agent, options["tag"]) if options["tag"] else None,
                 )
                 self.stdout.write(image.image_id)
         except docker.errors.DockerException as error:
             raise CommandError(f"No container engine: {error}") from error
         except images.BuildFailed as error:
             raise CommandError(str(error)) from error
+
+    def row(self, agent: Agent, tag: str) -> AgentImage:
+        return AgentImage.objects.create(
+            folder=agent.folder,
+            image_name=agent.image_name,
+            state=AgentImage.State.BUILDING,
+            tag=tag,
+            asked_by=audit.SHELL,
+        )
 
     def agent(self, name: str) -> Agent:
         agent = Agent.objects.filter(name=name).first()
