@@ -134,4 +134,5 @@ def test_a_megabyte_of_anything_is_quick(unit: str) -> None:
 
     ansi.render(line)
 
-    assert time.process_time() - began < 3
+    # What is not linear takes minutes; a loaded machine takes some seconds.
+    assert time.process_time() - began < 20

@@ -165,7 +165,7 @@ def test_row_5_an_agent_that_hangs_ends_at_the_time_limit(road: Road) -> None:
     attempt = road.run("echo working; sleep 1000", time_limit=timedelta(seconds=2))
 
     assert (attempt.outcome, attempt.cause) == (Outcome.AGENT_FAILED, Cause.TIME_LIMIT)
-    assert 2 <= attempt.active_seconds < 20
+    assert 2 <= attempt.active_seconds < 60
     assert attempt.last_lines == "working"
     report = attempt.reports.get()
     assert (report.score, report.any_medal, report.gold_threshold) == (None, False, 0.1)

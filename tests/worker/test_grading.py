@@ -354,7 +354,7 @@ def test_the_loop_ticks_while_a_grader_works(
 
     grading.grade(attempt_of(competition), submission, tick=lambda: ticks.append(time.monotonic()))
 
-    assert max(late - early for early, late in itertools.pairwise(ticks)) < 1
+    assert max(late - early for early, late in itertools.pairwise(ticks)) < 10
 
 
 def test_without_the_host_services_process_grading_starts_its_own(
