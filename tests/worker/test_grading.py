@@ -349,12 +349,12 @@ def test_the_loop_ticks_while_a_grader_works(
 ) -> None:
     ticks: list[float] = []
     competition = make_competition(
-        "import time\ndef grade(s, a):\n    time.sleep(2)\n    return 1\n"
+        "import time\ndef grade(s, a):\n    time.sleep(5)\n    return 1\n"
     )
 
     grading.grade(attempt_of(competition), submission, tick=lambda: ticks.append(time.monotonic()))
 
-    assert max(late - early for early, late in itertools.pairwise(ticks)) < 10
+    assert max(late - early for early, late in itertools.pairwise(ticks)) < 4
 
 
 def test_without_the_host_services_process_grading_starts_its_own(
