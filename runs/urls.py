@@ -4,6 +4,7 @@ from runs.views import competitions, experiments, fleet, groups, home, leaderboa
 
 urlpatterns = [
     path("", home.home, name="home"),
+    path("favicon.ico", home.favicon, name="favicon"),
     path("groups/", groups.group_list, name="groups"),
     path("groups/new/", groups.new_group, name="new_group"),
     path("groups/new/preflight/", groups.preflight_panel, name="preflight"),

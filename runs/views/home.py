@@ -2,8 +2,9 @@
 
 from django.contrib.auth.decorators import login_required
 from django.db.models import Count, Q
-from django.http import HttpResponse
-from django.shortcuts import render
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.templatetags.static import static
 from django.views.decorators.http import require_GET
 
 from mlebench_web.fleet import hosts
@@ -70,3 +71,9 @@ def _fleet(now: object) -> dict[str, object]:
         "queued": Attempt.objects.filter(state=State.QUEUED).count(),
         "gpus": gpus,
     }
+
+
+@require_GET
+def favicon(request: HttpRequest) -> HttpResponse:
+    """For pages that name no icon of their own, such as the Django admin's."""
+    return redirect(static("icon.svg"))

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
@@ -399,7 +400,7 @@ def log_lines(request: SignedInRequest, pk: int, number: int) -> HttpResponse:
     window = logs.window(attempt.pk, source, offset=offset)
     if window.total == seen and not attempt.is_ended:
         return HttpResponse(status=204)
-    context = _window_context(attempt, source, window)
+    context = _window_context(attempt, source, window, Part.NEXT)
     return render(request, "runs/_log.html#more", context)
 
 
@@ -445,15 +446,8 @@ def _log_context(request: SignedInRequest, attempt: Attempt) -> dict[str, object
     )
     asked = request.GET.get("source")
     source = _source(asked) if asked else _best_source(attempt, sizes)
-    at = request.GET.get("offset")
     try:
-        window = logs.window(
-            attempt.pk,
-            source,
-            offset=_number(at) if at else None,
-            limit_bytes=HISTORY_BYTES,
-        )
-        context = _window_context(attempt, source, window, is_past=bool(at))
+        context = _asked_window(request, attempt, source)
         error = ""
     except logs.LogStorageError as failure:
         context, error = {}, str(failure)
@@ -467,6 +461,20 @@ def _log_context(request: SignedInRequest, attempt: Attempt) -> dict[str, object
             if value in sizes or value in (source, LogSegment.Source.AGENT)
         ],
     }
+
+
+def _asked_window(request: SignedInRequest, attempt: Attempt, source: str) -> dict[str, object]:
+    """The tail, or the lines before or after a byte of the log. Raises LogStorageError."""
+    if place := _number(request.GET.get("before")):
+        start = max(0, place - HISTORY_BYTES)
+        window = logs.window(attempt.pk, source, offset=start, limit_bytes=place - start)
+        return _window_context(attempt, source, window, Part.BEFORE)
+    if "after" in request.GET:
+        place = _number(request.GET.get("after"))
+        window = logs.window(attempt.pk, source, offset=place, limit_bytes=HISTORY_BYTES)
+        return _window_context(attempt, source, window, Part.AFTER)
+    window = logs.window(attempt.pk, source, limit_bytes=HISTORY_BYTES)
+    return _window_context(attempt, source, window, Part.TAIL)
 
 
 def _best_source(attempt: Attempt, sizes: dict[str, int]) -> str:
@@ -483,32 +491,47 @@ class ShownLine:
     is_cut: bool
 
 
+class Part(StrEnum):
+    """Which lines of a window are shown: a page holds LINES_SHOWN at most."""
+
+    TAIL = "tail"  # the newest, and what comes after them by polling
+    NEXT = "next"  # the first of a poll's answer
+    BEFORE = "before"  # the last before a place, for reading back
+    AFTER = "after"  # the first after a place, for reading on
+
+
 def _window_context(
-    attempt: Attempt, source: str, window: "logs.Window", *, is_past: bool = False
+    attempt: Attempt, source: str, window: "logs.Window", part: Part
 ) -> dict[str, object]:
     """Whole lines, and apart from them a last line without an end, which may still grow."""
-    lines = list(window.lines)
+    lines, end = list(window.lines), window.end
+    if part == Part.BEFORE and window.continues and len(lines) > 1:
+        # The page before this one ends with the whole of it.
+        del lines[0]
+    if len(lines) > LINES_SHOWN:
+        if part in (Part.TAIL, Part.BEFORE):
+            lines = lines[-LINES_SHOWN:]
+        else:
+            end = lines[LINES_SHOWN].start
+            lines = lines[:LINES_SHOWN]
+    is_past = part in (Part.BEFORE, Part.AFTER)
+    is_at_end = end >= window.total
     rest = None
-    next_offset = window.end
-    is_at_end = window.end >= window.total
     if lines and is_at_end and not window.text.endswith("\n"):
         rest = lines.pop()
-        next_offset = rest.start
-    earlier = max(0, window.start - HISTORY_BYTES) if window.start else None
-    if len(lines) > LINES_SHOWN and not is_past:
-        first = lines[-LINES_SHOWN]
-        lines = lines[-LINES_SHOWN:]
-        earlier = max(0, first.start - HISTORY_BYTES)
+        end = rest.start
+    first = lines[0].start if lines else window.start
     return {
         "attempt": attempt,
         "source": source,
         "lines": [_shown(line) for line in lines],
         "rest": _shown(rest) if rest else None,
-        "next_offset": next_offset,
-        "seen": window.total,
+        "next_offset": end,
+        # An answer of "nothing new" must not hide lines that are there but not shown yet.
+        "seen": window.total if is_at_end else 0,
         "total": window.total,
-        "earlier": earlier,
-        "later": window.end if is_past and not is_at_end else None,
+        "before": first or None,
+        "after": end if is_past and not is_at_end else None,
         "is_past": is_past,
         # Nothing is shipped any more, and all of it is on the page.
         "log_is_over": is_past or (attempt.is_ended and is_at_end),

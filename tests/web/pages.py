@@ -15,7 +15,11 @@ CLOSED_IN_SVG = {"rect", "line", "path", "circle", "polyline", "use"}
 class Tag:
     name: str
     attributes: dict[str, str]
-    text: str = ""
+    parts: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.parts)
 
 
 @dataclass
@@ -57,7 +61,7 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if data.strip():
             for tag in self.open:
-                tag.text += data
+                tag.parts.append(data)
             if self.open and self.open[-1].name == "script":
                 self.problems.append("a script in the page")
 

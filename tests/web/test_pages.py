@@ -99,6 +99,7 @@ OPEN_TO_ALL = {
     "invitation",
     "theme",
     "healthz",
+    "favicon",
     # Shows nothing without an account: it leads to sign-in by itself.
     "account_logout",
 }
