@@ -103,10 +103,11 @@ class Watch:
 
     def _active_before(self) -> float:
         """Active seconds before this supervisor: the container ran on while nobody watched."""
+        charged = self.attempt.charged_seconds
         if self.attempt.agent_started_at is None:
-            return 0.0
+            return charged
         passed = (hosts.now() - self.attempt.agent_started_at).total_seconds()
-        return max(0.0, passed - self.attempt.paused_seconds - self.attempt.down_seconds)
+        return charged + max(0.0, passed - self.attempt.paused_seconds - self.attempt.down_seconds)
 
     def active(self) -> float:
         self.clock.paused = self.pauser.seconds() - self._paused_before
@@ -116,6 +117,9 @@ class Watch:
 
     def until_the_end(self) -> Ending:
         """Watch until the agent ends, a limit is over, somebody cancels, or the container goes."""
+        patiently(
+            self.supervisor.look_for_others, tick=self.supervisor.tick, what="look for others"
+        )
         self.pauser.watch(self.container)
         if self.supervisor.adopted:
             self.pick_up()
@@ -206,6 +210,9 @@ class Watch:
         return True
 
     def look_once(self) -> Ending | None:
+        if self.attempt.goes_on:
+            # A supervisor that died while it stopped the agent: what the agent's end says is ours.
+            return self.stop(Cause(self.attempt.cause), self.attempt.cause_detail)
         code = self.workspace.agent_exit_code()
         if code is not None:
             return self.ended_by_itself(code)
@@ -324,6 +331,17 @@ class Watch:
             return bool(self.engine.memory_kills(self.container))
         except EngineFailure:
             return False
+
+    def go_on_from_checkpoint(self, cause: Cause, detail: str) -> Ending | None:
+        """Stop the agent so that another attempt goes on (outcome *continued*).
+
+        None, and nothing done, where no checkpoint is stored that it could begin with.
+        """
+        if not patiently(self.attempt.can_go_on, tick=self.supervisor.tick):
+            return None
+        # Before the signal: from then on the agent's own end says nothing.
+        self.supervisor.save(goes_on=True, cause=cause, cause_detail=detail)
+        return self.stop(cause, detail)
 
     def stop(self, cause: Cause, detail: str) -> Ending:
         """SIGTERM to the agent's processes, a grace period, then SIGKILL.

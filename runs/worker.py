@@ -18,16 +18,32 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection, transaction
 from django.db.models.functions import Now
 
+from mlebench_web.accounts import placeholders
 from mlebench_web.catalog import data, images
 from mlebench_web.catalog.models import ContainerConfig
 from mlebench_web.fleet import hosts
 from mlebench_web.fleet.models import Gpu, Host
-from runs import agent_env, aside, grading, guards, layout, logs, queue, snapshots
+from runs import (
+    agent_env,
+    agent_manifest,
+    agent_secrets,
+    aside,
+    checkpoints,
+    grading,
+    guards,
+    layout,
+    logs,
+    queue,
+    snapshots,
+)
 from runs.agent_env import AgentHardware
+from runs.checkpoints import CheckpointPart
 from runs.containers import ContainerSpec, ContainerState, Engine, EngineFailure, engine_of
 from runs.containers.diagnostics import evidence
 from runs.core.container_config import limits_of
 from runs.core.failures import Cause, cause_of_end, is_infrastructure
+from runs.core.redaction import redact
+from runs.core.retries import HOPELESS
 from runs.core.states import Outcome, State, Verdict, verdict
 from runs.models import Attempt, GradingReport, Installation, LogSegment, Replaced, Run
 from runs.patience import Heart, engine_patiently, patiently
@@ -95,6 +111,7 @@ class Supervisor:
         self.run: Run = self.attempt.run
         self.group = self.run.group
         self.workspace = Workspace.for_attempt(self.attempt.pk)
+        self.manifest = agent_manifest.of(self.group.agent)
         self.limits = limits_of(self.group.container_settings)
         self.heart = Heart(
             self.beat,
@@ -110,9 +127,10 @@ class Supervisor:
             ttl=settings.LEASE_TTL.total_seconds(),
         )
         self._looked_for_others = -OTHERS_EVERY
-        secrets = agent_env.secret_values({**self.group.agent_env, **self.group.env})
+        # What stands in nothing that is kept: see `hide`.
+        self.secrets = agent_secrets.words(self.group)
         self.shippers = [
-            logs.Shipper(self.attempt.pk, source, self.workspace.root, path, secrets)
+            logs.Shipper(self.attempt.pk, source, self.workspace.root, path, self.secrets)
             for source, path in (
                 (LogSegment.Source.AGENT, "logs/agent.stdout"),
                 (LogSegment.Source.CONTAINER, "logs/entrypoint.log"),
@@ -138,9 +156,13 @@ class Supervisor:
             .update(lease_until=Now() + settings.LEASE_TTL)
         )
         if renewed and time.monotonic() - self._looked_for_others > OTHERS_EVERY:
-            self._looked_for_others = time.monotonic()
-            self.pauser.could_be_replaced = queue.another_host_could_take(self.attempt)
+            self.look_for_others()
         return bool(renewed)
+
+    def look_for_others(self) -> None:
+        """Whether this run could be given to another host, were this one cut off from here on."""
+        self._looked_for_others = time.monotonic()
+        self.pauser.could_be_replaced = queue.another_host_could_take(self.attempt)
 
     def tick(self) -> None:
         """The loop moves. Raises Replaced when the lease is known to be gone."""
@@ -150,7 +172,17 @@ class Supervisor:
 
     def say(self, text: str) -> None:
         """A line for the run's own log; written out with the next shipment."""
-        self._said.append(text)
+        self._said.append(self.redact(text))
+
+    def redact(self, text: str) -> str:
+        """The text as it may be kept: what an agent or the engine said may hold its secrets."""
+        return redact(text.encode(errors="replace"), self.secrets).decode(errors="replace")
+
+    def hide(self) -> None:
+        """Learn the secrets anew: one may have been replaced since the attempt was claimed."""
+        self.secrets = agent_secrets.words(self.group)
+        for shipper in self.shippers:
+            shipper.hide(self.secrets)
 
     def ship(self, *, final: bool = False) -> int:
         """Ship what the logs have grown by; the number of the agent's bytes."""
@@ -186,7 +218,7 @@ class Supervisor:
 
     def parts(self) -> list[Part]:
         """What is watched beside the container."""
-        return [SnapshotPart()]
+        return [SnapshotPart(), CheckpointPart(self)]
 
     # ------------------------------------------------------------------ an engine that is silent
 
@@ -283,7 +315,8 @@ class Supervisor:
         """Starting -> running, or -> collecting with the cause. Safe to repeat at any line."""
         began = time.monotonic()
         try:
-            self.workspace.make()
+            self.workspace.make(self.manifest.state_folders)
+            checkpoints.begin_from(self)
             spec = self.spec()
             self.timed("prepare", began)
             began = time.monotonic()
@@ -309,6 +342,9 @@ class Supervisor:
             return
         except data.DataError as error:
             self.stop_with(Ending(cause=Cause.DATA_MISSING, detail=str(error)))
+            return
+        except agent_secrets.Unavailable as error:
+            self.stop_with(Ending(cause=Cause.SECRET_MISSING, detail=str(error)))
             return
         except OSError as error:
             cause = Cause.DISK_FULL if self.disk_is_full() else Cause.PRODUCT_ERROR
@@ -370,7 +406,7 @@ class Supervisor:
         self.move(
             State.COLLECTING,
             cause=ending.cause or "",
-            cause_detail=ending.detail,
+            cause_detail=self.redact(ending.detail),
             exit_code=ending.exit_code,
             ended_by_itself=ending.ended_by_itself,
             memory_killed=ending.memory_killed,
@@ -411,7 +447,7 @@ class Supervisor:
             return
         if sealed.outcome == Outcome.AGENT_FAILED:
             grading.null_report(self.attempt)
-        self.seal(sealed)
+        self.seal(sealed, try_again=sealed.cause not in HOPELESS)
 
     def open_outputs(self) -> None:
         """A worker that is not root could not read what the agent wrote for itself alone."""
@@ -433,7 +469,9 @@ class Supervisor:
 
     def keep_outputs(self) -> dict[str, object]:
         """What was kept and what was left out. Raises OSError when the disk is full."""
-        collected = self.workspace.collect(layout.attempt_folder(self.attempt), tick=self.tick)
+        collected = self.workspace.collect(
+            layout.attempt_folder(self.attempt), tick=self.tick, secrets=self.secrets
+        )
         left_out = [item for item in collected.left_out if item["path"] != SUBMISSION]
         if refused := self.workspace.refused_submission():
             left_out.append({"path": SUBMISSION, "why": refused})
@@ -566,7 +604,7 @@ class Supervisor:
 
         The container's outputs are kept by the janitor before it removes the container.
         """
-        detail = f"{type(error).__name__}: {error}"
+        detail = self.redact(f"{type(error).__name__}: {error}")
         try:
             self.attempt.refresh_from_db()
             self.attempt.seal(
@@ -589,7 +627,10 @@ class Supervisor:
         )
 
     def spec(self) -> ContainerSpec:
-        """The container of this attempt. Raises DataError when the data is not there."""
+        """The container of this attempt.
+
+        Raises DataError when the data is not there, Unavailable when a secret is not.
+        """
         attempt, group = self.attempt, self.group
         install = Installation.this().name
         gpus = self.gpus()
@@ -597,6 +638,8 @@ class Supervisor:
         if not data.is_prepared(competition):
             raise data.DataError(f"{competition.name} is not prepared on {self.host.name}.")
         agent = queue.agent_of(group)
+        secrets = agent_secrets.values_for(group)
+        self.hide()
         hardware = AgentHardware(
             cpus=attempt.cpus or 1,
             memory_bytes=attempt.memory_bytes or 0,
@@ -617,7 +660,10 @@ class Supervisor:
             workspace=self.workspace,
             data_dir=data.public_dir(competition),
             env=agent_env.environment(
-                attempt, hardware, remaining_seconds=self.remaining().total_seconds()
+                attempt,
+                hardware,
+                remaining_seconds=self.remaining().total_seconds(),
+                secrets=secrets,
             ),
             hardware_file=self.hardware_file(hardware),
             cpus=attempt.cpus or 1,
@@ -625,11 +671,20 @@ class Supervisor:
             shm_bytes=self.limits.shm_bytes,
             pids_limit=self.limits.pids_limit or settings.PIDS_LIMIT,
             gpu_uuids=tuple(gpu.uuid for gpu in gpus),
+            state_mounts={
+                place: self.workspace.root / name
+                for name, place in self.manifest.state_folders.items()
+            },
             # Of the two the stricter one: a config opens no door that the agent's own says is shut.
             network="none" if "none" in (agent.network, self.limits.network) else "internet",
             runtime=self.limits.runtime,
             privileged=agent.privileged,
-            agent_args=agent_env.agent_arguments(group.agent_kwargs, agent.kwargs_type),
+            agent_args=(
+                *agent_env.agent_arguments(
+                placeholders.filled(group.agent_kwargs, secrets), agent.kwargs_type
+            ),
+                *(self.manifest.resume.args if attempt.restored_checkpoint_id else ()),
+            ),
             # A container has the agent in its image; without one the folder itself is run.
             agent_folder=None if group.image_id else images.folder_of(agent),
         )
