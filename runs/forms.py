@@ -26,6 +26,17 @@ def _hours(seconds: float) -> float:
     return round(seconds / 3600, 4)
 
 
+def _within(what: str, least: float, most: float) -> dict[str, str]:
+    """What to say where a number is missing, none, or out of its range."""
+    message = f"{what}: write a number from {least:g} to {most:g}."
+    return dict.fromkeys(("required", "invalid", "min_value", "max_value"), message)
+
+
+# A second, as hours are shown.
+SHORTEST_H = 0.0003
+LONGEST_H = LONGEST_S / 3600
+
+
 class NewRunGroupForm(forms.Form):
     """After `is_valid()`: `asked()` is the request, `checks` the pre-flight, valid or not.
 
@@ -40,13 +51,25 @@ class NewRunGroupForm(forms.Form):
     )
     container_config = forms.ChoiceField(required=False, label="Container config")
     seeds = forms.IntegerField(
-        min_value=1, max_value=SEEDS_AT_MOST, initial=3, help_text="Comparable means at least 3."
+        min_value=1,
+        max_value=SEEDS_AT_MOST,
+        initial=3,
+        help_text="Comparable means at least 3.",
+        error_messages=_within("Seeds", 1, SEEDS_AT_MOST),
     )
     time_limit_hours = forms.FloatField(
-        label="Time limit", min_value=1 / 3600, max_value=LONGEST_S / 3600, help_text="hours"
+        label="Time limit",
+        min_value=1 / 3600,
+        max_value=LONGEST_H,
+        help_text="hours",
+        error_messages=_within("Time limit in hours", SHORTEST_H, LONGEST_H),
     )
     step_timeout_hours = forms.FloatField(
-        label="Step timeout", min_value=1 / 3600, max_value=LONGEST_S / 3600, help_text="hours"
+        label="Step timeout",
+        min_value=1 / 3600,
+        max_value=LONGEST_H,
+        help_text="hours",
+        error_messages=_within("Step timeout in hours", SHORTEST_H, LONGEST_H),
     )
     priority = forms.IntegerField(
         min_value=PRIORITIES[0],
@@ -54,6 +77,7 @@ class NewRunGroupForm(forms.Form):
         initial=0,
         required=False,
         help_text="Higher goes first.",
+        error_messages=_within("Priority", PRIORITIES[0], PRIORITIES[-1]),
     )
     experiment = forms.CharField(
         max_length=200, required=False, help_text="A row of the leaderboard; a new name makes one."

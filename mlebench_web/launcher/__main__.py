@@ -206,6 +206,8 @@ class Product:
         say(f"  mlebench-web {mlebench_web.__version__}   {self.options.address}")
         if line := environment.tunnel_line(self.options):
             say(f"  from your own machine: {line}")
+        if line := environment.elsewhere(self.options):
+            say(f"  from other machines: {line}, or this machine's address")
         if prepared["setup_path"]:
             say("  sign in: this link makes the first admin; it works once, within 24 hours")
             say(f"           {self.env['PUBLIC_URL']}{prepared['setup_path']}")

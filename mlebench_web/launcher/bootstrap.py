@@ -24,7 +24,7 @@ HELP = """\
 ./run demo              start it, run the demo, show its leaderboard, go on serving
 ./run demo --exit       the same, and stop: exit status 0 only if every run was graded
 ./run doctor            what is missing on this machine, and how to get it
-./run setup-link        a new one-time link that makes an admin
+./run setup-link        a new one-time link that makes the first admin
 ./run setup             only install what it needs
 ./run test [arguments]  run the tests; arguments go to pytest
 ./run check             linters, types, migrations, deployment checks

@@ -124,6 +124,13 @@ def who_listens(port: int) -> str:
     return ""
 
 
+def elsewhere(options: Options) -> str:
+    """The address for other machines where every one of this machine's is listened on, or ""."""
+    if options.host not in EVERYWHERE:
+        return ""
+    return f"http://{socket.gethostname()}:{options.port}"
+
+
 def tunnel_line(options: Options, inherited: Mapping[str, str] = os.environ) -> str:
     """The command that brings the pages of a remote machine to the user's own, or ""."""
     connection = inherited.get("SSH_CONNECTION", "").split()

@@ -51,7 +51,15 @@ class Command(BaseCommand):
         except docker.errors.DockerException as error:
             raise CommandError(f"No container engine: {error}") from error
         except images.BuildFailed as error:
-            raise CommandError(str(error)) from error
+            raise CommandError(f"{error}{self.goes_on_with(agent)}") from error
+
+    def goes_on_with(self, agent: Agent) -> str:
+        """A sentence where an older image of the agent is used, since this build failed."""
+        image = images.newest_image(agent)
+        if image is None:
+            return ""
+        on = f", on {image.base_image}" if image.base_image else ""
+        return f" Runs of {agent.name} go on with the image that was built before{on}."
 
     def row(self, agent: Agent, tag: str) -> AgentImage:
         return AgentImage.objects.create(
