@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from django.conf import settings
 
+from mlebench_web.accounts import placeholders
 from mlebench_web.fleet.inventory import hardware_env, hardware_json
 from mlebench_web.fleet.models import Gpu
 from runs.models import Attempt
@@ -32,18 +33,27 @@ class AgentHardware:
 
 
 def environment(
-    attempt: Attempt, hardware: AgentHardware, *, remaining_seconds: float
+    attempt: Attempt,
+    hardware: AgentHardware,
+    *,
+    remaining_seconds: float,
+    secrets: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Environment variables of the agent's container, all as text."""
+    """Environment variables of the agent's container, all as text.
+
+    `secrets` stand in for `${{ secrets.NAME }}`. Raises placeholders.Missing.
+    """
     group = attempt.run.group
     remaining = max(1, int(remaining_seconds))
-    theirs = {**group.agent_env, **group.env}
+    theirs = placeholders.filled({**group.agent_env, **group.env}, secrets or {})
     ours: dict[str, str] = {
         "COMPETITION_ID": attempt.run.competition.name,
         "TIME_LIMIT_SECS": str(remaining),
         "MLE_RUN_ID": str(attempt.run.uuid),
         "MLE_ATTEMPT": str(attempt.number),
-        "MLE_RESUME": "0",
+        # Whether a checkpoint is in its folder, and what ended the attempt that it is from.
+        "MLE_RESUME": "1" if attempt.restored_checkpoint_id else "0",
+        "MLE_RESUME_AFTER": attempt.resumed_from.cause if attempt.resumed_from else "",
         "MLE_SEED": str(attempt.run.seed),
         "MLE_CHECKPOINT_DIR": "/home/ckpt",
         "MLE_EVENTS_FILE": "/home/logs/events.jsonl",
@@ -70,9 +80,3 @@ def agent_arguments(kwargs: Mapping[str, object], kwargs_type: str) -> tuple[str
     if kwargs_type == "omegaconf":
         return tuple(f"{key}={value}" for key, value in kwargs.items())
     return ()
-
-
-def secret_values(env: Mapping[str, str]) -> list[str]:
-    """Values that never stand in a log: those whose names say what they are."""
-    words = ("KEY", "TOKEN", "SECRET", "PASSWORD")
-    return [value for name, value in env.items() if any(word in name.upper() for word in words)]

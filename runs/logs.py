@@ -12,7 +12,7 @@ leaves an object without a row, and the next one ships those bytes again.
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -28,6 +28,7 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from runs import ansi
+from runs.core.redaction import redacted, spans_of, unfinished, usable
 from runs.models import LogSegment
 from runs.workspace import Refused, open_beneath
 
@@ -48,9 +49,6 @@ CALL_BYTES = 8 * MIB
 MERGE_BYTES = (4 * KIB, 64 * KIB, 512 * KIB, 4 * MIB)
 MERGE_ROWS = 16
 LINE_BYTES = 4 * KIB
-REDACTED = "•••".encode()
-# Shorter ones would take common words out of the log.
-SECRET_LENGTH = 6
 TRIES = 20
 
 
@@ -117,11 +115,15 @@ class Shipper:
         self.source = source
         self.root = workspace_root
         self.relative = relative
-        self.secrets = _usable(secrets)
+        self.secrets = usable(secrets)
         self._end: _End | None = None
         self._waiting_since: float | None = None
         self._refused = ""
         self._size = 0
+
+    def hide(self, secrets: Sequence[str]) -> None:
+        """From now on these are taken out."""
+        self.secrets = usable(secrets)
 
     def ship(self, *, final: bool = False) -> int:
         """Ship what the file has grown by; the number of its bytes that were taken.
@@ -166,7 +168,7 @@ class Shipper:
             if not cut:
                 break
             try:
-                self._add(note + _redact(data[:cut], self.secrets), end, at + cut, file)
+                self._add(note + redacted(data[:cut], self.secrets), end, at + cut, file)
             except _Moved:
                 self._end = None
                 moved += 1
@@ -260,59 +262,13 @@ def _cut(data: bytes, secrets: list[bytes], *, is_end: bool, waited: bool) -> in
     # longer than a segment.
     if not cut and (waited or len(data) >= SHIP_BYTES):
         cut = len(data)
-    spans = _spans(data, secrets)
+    spans = spans_of(data, secrets)
     # A line end inside a secret: on to the secret's end, or its line would wait for ever.
     cut = next((stop for start, stop in spans if start < cut < stop), cut)
     # What may be the first part of a secret waits for the rest, and so does a secret that a
     # second one may overlap.
-    cut = min(cut, len(data) - _unfinished(data, secrets))
+    cut = min(cut, len(data) - unfinished(data, secrets))
     return next((start for start, stop in spans if start < cut < stop), cut)
-
-
-def _usable(secrets: Iterable[str]) -> list[bytes]:
-    values = {secret.strip() for secret in secrets}
-    return [v.encode(errors="surrogateescape") for v in values if len(v) >= SECRET_LENGTH]
-
-
-def redact(text: bytes, secrets: Iterable[str]) -> bytes:
-    """`text` with every value of `secrets` of at least SECRET_LENGTH characters replaced."""
-    return _redact(text, _usable(secrets))
-
-
-def _redact(data: bytes, secrets: list[bytes]) -> bytes:
-    parts, at = [], 0
-    for start, stop in _spans(data, secrets):
-        parts += [data[at:start], REDACTED]
-        at = stop
-    return b"".join([*parts, data[at:]])
-
-
-def _spans(data: bytes, secrets: list[bytes]) -> list[tuple[int, int]]:
-    """Where secrets stand in `data`; those that touch or overlap are one span."""
-    found = []
-    for secret in secrets:
-        at = data.find(secret)
-        while at >= 0:
-            found.append((at, at + len(secret)))
-            at = data.find(secret, at + 1)
-    spans: list[tuple[int, int]] = []
-    for start, stop in sorted(found):
-        if spans and start <= spans[-1][1]:
-            spans[-1] = (spans[-1][0], max(stop, spans[-1][1]))
-        else:
-            spans.append((start, stop))
-    return spans
-
-
-def _unfinished(data: bytes, secrets: list[bytes]) -> int:
-    """Length of the longest end of `data` that a secret begins with, and does not end with."""
-    longest = 0
-    for secret in secrets:
-        for length in range(min(len(secret) - 1, len(data)), longest, -1):
-            if data.endswith(secret[:length]):
-                longest = length
-                break
-    return longest
 
 
 # ---------------------------------------------------------------------------- segments

@@ -3,7 +3,6 @@
 The same checks decide when the group is made, so that API and shell hear the same.
 """
 
-import re
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from mlebench_web.catalog import images
 from mlebench_web.catalog.models import AgentImage, ContainerConfig
 from mlebench_web.fleet import hosts
 from mlebench_web.fleet.models import Gpu, Host, PreparedData
-from runs import queue
+from runs import agent_secrets, queue
 from runs.core import placement
 from runs.core.comparability import OFFICIAL_SEEDS, Hardware, differences
 from runs.core.container_config import ConfigRefused, Limits, limits_of
@@ -25,8 +24,6 @@ Level = Literal["block", "acknowledge", "inform"]
 
 # The configs that the demo split uses when nobody names one.
 DEMO, DEMO_PROCESS = "demo", "demo-process"
-# Upstream replaces a value that begins so with a secret of this name.
-SECRET = re.compile(r"^\$\{\{\s*secrets\.(\w+)\s*\}\}")
 
 
 @dataclass(frozen=True)
@@ -188,16 +185,15 @@ def have_image(fleet: Fleet, image: AgentImage) -> list[Host]:
 
 def _agent(wanted: Wanted, by: User | None) -> Iterable[Check]:
     agent = wanted.agent
-    values = [*agent.env_vars.values(), *agent.kwargs.values()]
-    matches = (SECRET.match(value) for value in values if isinstance(value, str))
-    missing = sorted({match[1] for match in matches if match})
+    env = {**agent.env_vars, **wanted.request.env}
+    missing = agent_secrets.missing(by, by.team if by else None, env, agent.kwargs)
     if missing:
         yield Check(
             "block",
             "agent",
             f"{agent} needs {'the secret' if len(missing) == 1 else 'the secrets'} "
             f"{', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not stored.",
-            "Choose an agent without secrets.",
+            agent_secrets.fix_for(by),
         )
     if agent.privileged:
         if by and by.is_at_least(Role.ADMIN):

@@ -8,6 +8,7 @@ from datetime import timedelta
 from django.conf import settings
 from django.db.models import Q
 
+from mlebench_web.accounts import placeholders
 from mlebench_web.catalog import images
 from mlebench_web.catalog.models import Agent, AgentImage, Competition, ContainerConfig, Split
 from runs.models import Experiment
@@ -131,9 +132,14 @@ def env_errors(env: dict[str, str]) -> list[FieldError]:
     for name, value in env.items():
         if not ENV_NAME.fullmatch(name):
             message = f"{name!r} is no name of a variable: letters, digits and _ only."
-        elif SECRET_NAME.search(name):
+        elif placeholders.name_in(value) and not placeholders.PLACEHOLDER.fullmatch(value):
+            message = f"{name} holds more than the placeholder, which is replaced as a whole."
+        elif SECRET_NAME.search(name) and not placeholders.name_in(value):
             # Stored in clear, and shown to everybody who may see the run group.
-            message = f"{name} looks like a secret. Use a stored secret by name."
+            message = (
+                f"{name} looks like a secret. Use a stored secret by name: "
+                "write ${{ secrets.NAME }} for its value."
+            )
         elif OURS.fullmatch(name):
             message = f"{name} is set by mlebench-web for every run."
         elif "\0" in value:

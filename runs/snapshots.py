@@ -8,7 +8,7 @@ import hashlib
 import os
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
@@ -20,6 +20,7 @@ from django.db import transaction
 
 from runs import grading
 from runs.core.grader_verdict import Fault
+from runs.core.redaction import Stream, usable
 from runs.core.states import Outcome, State
 from runs.core.thinning import Kept, to_drop
 from runs.models import Attempt, Replaced, SubmissionSnapshot
@@ -79,6 +80,7 @@ class SnapshotPart:
                     file,
                     active_seconds=watch.active(),
                     tick=watch.supervisor.tick,
+                    secrets=watch.supervisor.secrets,
                 )
         except (OSError, Refused) as error:
             # The next change is another chance; the file itself is collected in any case.
@@ -92,13 +94,16 @@ def take(
     *,
     active_seconds: float,
     tick: Callable[[], None],
+    secrets: Iterable[str] = (),
 ) -> SubmissionSnapshot | None:
-    """Store the file as it is now. None when it is the newest snapshot's content again.
+    """Store the file as it is now, less these secrets.
+
+    None when it is the newest snapshot's content again.
 
     Raises Replaced when `token` does not hold the attempt, OSError when storage refuses.
     """
     with tempfile.TemporaryFile(dir=settings.ATTEMPTS_DIR) as copy:
-        digest = _copy(file, copy, tick)
+        digest = _copy(file, copy, tick, Stream(usable(secrets)))
         newest = attempt.snapshots.last()
         if newest and newest.digest == digest:
             # A full hour with nothing new: the curve goes on level, and needs no second file.
@@ -120,15 +125,21 @@ def take(
     return snapshot
 
 
-def _copy(source: BinaryIO, target: BinaryIO, tick: Callable[[], None]) -> str:
+def _copy(
+    source: BinaryIO, target: BinaryIO, tick: Callable[[], None], clean: Stream
+) -> str:
     """Copy at most the size that is graded; the SHA-256 of what was copied."""
     digest = hashlib.sha256()
     left = settings.SUBMISSION_MAX_BYTES
     while left and (chunk := source.read(min(CHUNK, left))):
+        left -= len(chunk)
+        chunk = clean.feed(chunk)
         digest.update(chunk)
         target.write(chunk)
-        left -= len(chunk)
         tick()
+    rest = clean.end()
+    digest.update(rest)
+    target.write(rest)
     target.seek(0)
     return digest.hexdigest()
 

@@ -12,12 +12,14 @@ import stat
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from django.conf import settings
+
+from runs.core.redaction import Stream, usable
 
 if TYPE_CHECKING:
     from runs.containers import Engine
@@ -192,8 +194,11 @@ class Workspace:
         """Mounted as a directory; the validation service listens on `v` in it."""
         return Path(settings.SOCKETS_DIR) / str(self.attempt_id)
 
-    def make(self) -> None:
-        """Make what is not there. Raises OSError; ENAMETOOLONG when a socket cannot live there."""
+    def make(self, more: Iterable[str] = ()) -> None:
+        """Make what is not there, and `more` folders that an agent writes.
+
+        Raises OSError; ENAMETOOLONG when a socket cannot live there.
+        """
         path = os.fsencode(self.socket_dir / "v")
         if len(path) > SOCKET_PATH_BYTES:
             raise OSError(
@@ -206,7 +211,7 @@ class Workspace:
             private.mkdir(parents=True, exist_ok=True)
             # Other users of this machine have no business here; containers enter by mounts.
             private.chmod(0o700)
-        for name in WRITTEN_BY_AGENT:
+        for name in (*WRITTEN_BY_AGENT, *more):
             folder = self.root / name
             folder.mkdir(exist_ok=True)
             if stat.S_IMODE(folder.stat().st_mode) != 0o777:
@@ -288,9 +293,12 @@ class Workspace:
 
     # ------------------------------------------------------------------------ the end
 
-    def collect(self, into: Path, *, tick: Callable[[], None]) -> Collected:
+    def collect(
+        self, into: Path, *, tick: Callable[[], None], secrets: Iterable[str] = ()
+    ) -> Collected:
         """Copy submission, logs and code into the run's folder; the workspace stays as it is.
 
+        `secrets` are taken out of what is copied.
         `tick` is called often enough for a heartbeat. May be repeated: the result is the same.
         Each folder appears whole. Raises OSError when the disk is full or the target cannot be
         written; what was copied by then is in place.
@@ -303,17 +311,23 @@ class Workspace:
         try:
             collected = Collected()
             try:
-                self._copy_outputs(temporary, collected, tick)
+                self._copy_outputs(temporary, collected, tick, usable(secrets))
             finally:
                 _into_place(temporary, into)
             return collected
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def _copy_outputs(self, target: Path, collected: Collected, tick: Callable[[], None]) -> None:
+    def _copy_outputs(
+        self,
+        target: Path,
+        collected: Collected,
+        tick: Callable[[], None],
+        secrets: Sequence[bytes],
+    ) -> None:
         for name in OUTPUTS:
             (target / name).mkdir()
-        copier = _Copier(collected, tick, budget=settings.OUTPUT_QUOTA_BYTES)
+        copier = _Copier(collected, tick, budget=settings.OUTPUT_QUOTA_BYTES, secrets=secrets)
         # The submission first: a quota or a full disk takes the least important.
         for name in OUTPUTS:
             try:
@@ -368,8 +382,16 @@ def _into_place(temporary: Path, into: Path) -> None:
 class _Copier:
     """Copies one tree by directory handles, within one budget of bytes and files."""
 
-    def __init__(self, collected: Collected, tick: Callable[[], None], *, budget: int) -> None:
+    def __init__(
+        self,
+        collected: Collected,
+        tick: Callable[[], None],
+        *,
+        budget: int,
+        secrets: Sequence[bytes] = (),
+    ) -> None:
         self.collected = collected
+        self.secrets = secrets
         self.tick = tick
         self.budget = budget
         self.seen = 0
@@ -432,20 +454,29 @@ class _Copier:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             target = os.open(name, flags, 0o644, dir_fd=destination)
             try:
-                copied = 0
+                copied = written = 0
+                stream = Stream(self.secrets)
                 # As big as it was when it was opened, even when somebody still writes to it.
                 while chunk := os.read(handle, min(CHUNK, size - copied)):
                     copied += len(chunk)
-                    while chunk:
-                        chunk = chunk[os.write(target, chunk) :]
+                    written += _write(target, stream.feed(chunk))
                     if copied < size:
                         self.tick()
+                written += _write(target, stream.end())
             finally:
                 os.close(target)
         finally:
             os.close(handle)
         self.budget -= copied
-        self.collected.keep(path, copied)
+        self.collected.keep(path, written)
+
+
+def _write(handle: int, data: bytes) -> int:
+    """All of it; how much that was."""
+    length = len(data)
+    while data:
+        data = data[os.write(handle, data) :]
+    return length
 
 
 def _names(folder: int, at_most: int) -> Iterator[str]:

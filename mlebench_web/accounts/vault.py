@@ -60,15 +60,9 @@ def _keys() -> MultiFernet:
     """Made at the first use. The newest key is the first line."""
     path = key_file()
     if not path.exists():
-        temporary = path.with_name(f"{path.name}.{os.getpid()}")
-        _write(temporary, [Fernet.generate_key()])
-        try:
-            # A link fails where the file is there already: of two processes, one makes it.
-            os.link(temporary, path)
-        except FileExistsError:
-            pass
-        finally:
-            temporary.unlink()
+        with alone(settings.DATA_DIR / "locks" / "secret-store-keys"):
+            if not path.exists():
+                _replace(path, [Fernet.generate_key()])
     return MultiFernet([Fernet(key) for key in path.read_bytes().split()])
 
 
@@ -86,9 +80,9 @@ def rotate() -> int:
     Older keys are dropped once nothing needs them. A process that dies in between leaves all keys
     in the file, and the next call goes on.
     """
+    _keys()
+    path = key_file()
     with alone(settings.DATA_DIR / "locks" / "secret-store-keys"):
-        _keys()
-        path = key_file()
         old = path.read_bytes().split()
         new = Fernet.generate_key()
         _replace(path, [new, *old])

@@ -30,12 +30,14 @@ class Cause(StrEnum):
     GPU_LOST = "gpu_lost"
     DISK_FULL = "disk_full"
     DATA_MISSING = "data_missing"
+    SECRET_MISSING = "secret_missing"  # noqa: S105 - the name of a cause
     NETWORK = "network"
     GRADER_FAILED = "grader_failed"
     HOST_LOST = "host_lost"
     PRODUCT_ERROR = "product_error"
     # A person's.
     CANCELLED = "cancelled"
+    MOVED = "moved"
 
 
 AGENTS_OWN = frozenset(
@@ -52,7 +54,7 @@ AGENTS_OWN = frozenset(
 
 
 def is_infrastructure(cause: Cause) -> bool:
-    return cause not in AGENTS_OWN and cause != Cause.CANCELLED
+    return cause not in AGENTS_OWN and cause not in (Cause.CANCELLED, Cause.MOVED)
 
 
 # A sentence for people, and what to do about it.
@@ -103,11 +105,16 @@ EXPLAINED: dict[Cause, tuple[str, str]] = {
     Cause.GPU_LOST: ("A GPU of this run was lost.", "Look at the host's GPUs."),
     Cause.DISK_FULL: ("The host's disk is full.", "Free space on the host."),
     Cause.DATA_MISSING: ("The competition's data is not on the host.", "Prepare it."),
+    Cause.SECRET_MISSING: (
+        "A secret that the agent needs is not stored.",
+        "Store it under that name, then run it again.",
+    ),
     Cause.NETWORK: ("The network failed.", "Look at the host's network."),
     Cause.GRADER_FAILED: ("The grader itself failed.", "Read the grader's log, then grade again."),
     Cause.HOST_LOST: ("The host was lost.", "Look at the host."),
     Cause.PRODUCT_ERROR: ("mlebench-web itself failed.", "Read the worker's log and report it."),
     Cause.CANCELLED: ("It was cancelled.", ""),
+    Cause.MOVED: ("It was moved to another host.", "It goes on from its checkpoint."),
 }
 
 

@@ -25,6 +25,8 @@ HOSTS_OWN = frozenset(
         Cause.DISK_FULL,
     }
 )
+# Another try would meet the same: a person has to do something first.
+HOPELESS = frozenset({Cause.SECRET_MISSING})
 # So many in a row, with no success between.
 IN_A_ROW = 3
 
