@@ -250,6 +250,8 @@ LEASE_TTL = env.seconds("LEASE_TTL_SECONDS", 90)
 LOOP_STUCK_AFTER = env.seconds("LOOP_STUCK_AFTER_SECONDS", 60)
 # Silence is no proof: only after this long may another host take over.
 HOST_LOST_AFTER = env.minutes("HOST_LOST_AFTER_MINUTES", 15)
+# A worker that for so long leaves undone what it should do is restarted by its host service.
+WORKER_DEAF_AFTER = env.seconds("WORKER_DEAF_AFTER_SECONDS", 60)
 RING_EVERY = env.seconds("RING_EVERY_SECONDS", 30)
 STOP_GRACE = env.seconds("STOP_GRACE_SECONDS", 30)
 START_LIMIT = env.minutes("START_LIMIT_MINUTES", 10)

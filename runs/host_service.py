@@ -26,6 +26,7 @@ from runs.core.states import State
 from runs.grader_process import GraderProcess
 from runs.models import Attempt, Installation, LogSegment
 from runs.validation import ValidationService
+from runs.worker_guard import WorkerGuard
 from runs.workspace import Workspace
 
 logger = structlog.get_logger(__name__)
@@ -45,6 +46,7 @@ class HostService:
         self.gpus = GpuReader()
         self.grader = GraderProcess()
         self.validation = ValidationService()
+        self.worker_guard = WorkerGuard(self.host)
 
     def stop(self, *_: object) -> None:
         self._stop_asked.set()
@@ -61,6 +63,7 @@ class HostService:
                 (self.sweep, JANITOR_EVERY),
                 (self.validation.sync, SYNC_EVERY),
                 (self.score_snapshots, SYNC_EVERY),
+                (self.worker_guard.look, SYNC_EVERY),
             )
         ]
         self.validation.start()

@@ -8,7 +8,7 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError, connections
 
 from mlebench_web.fleet import hosts
-from runs import bell
+from runs import bell, worker_guard
 
 logger = structlog.get_logger(__name__)
 
@@ -24,6 +24,7 @@ def ring_at_start(sender: object, **_: object) -> None:
     if bell.queue_of(settings.HOST_NAME) in queues:
         host = hosts.this_host()
         hosts.worker_beat(host)
+        worker_guard.write_identity(host.name)
         _host_worker_beat_at = time.monotonic()
         bell.ring(only=host)
 

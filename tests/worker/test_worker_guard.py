@@ -1,0 +1,106 @@
+"""A host service restarts a worker that is alive but deaf: real processes, a real signal."""
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from datetime import timedelta
+
+import psutil
+import pytest
+from django.utils import timezone
+
+from mlebench_web.fleet.models import Host
+from runs import worker_guard
+from runs.core.states import State
+from runs.worker_guard import WorkerGuard
+from tests import factories
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def box(settings: "object", tmp_path: "object") -> Host:
+    settings.SOCKETS_DIR = tmp_path  # type: ignore[attr-defined]
+    settings.WORKER_DEAF_AFTER = timedelta(0)  # type: ignore[attr-defined]
+    host = factories.make_host(settings.HOST_NAME)  # type: ignore[attr-defined]
+    factories.make_prepared(host, factories.make_competition())
+    return host
+
+
+@pytest.fixture(autouse=True)
+def broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_guard, "broker_answers", lambda: True)
+
+
+@pytest.fixture
+def process(box: Host) -> Iterator["subprocess.Popen[bytes]"]:
+    """Stands for the worker's main process, with a child."""
+    process = subprocess.Popen(["sh", "-c", "sleep 100 & wait"], start_new_session=True)
+    started = psutil.Process(process.pid).create_time()
+    worker_guard.path_of(box.name).write_text(json.dumps({"pid": process.pid, "started": started}))
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_worker_that_leaves_work_undone_is_told_to_end(
+    box: Host, process: "subprocess.Popen[bytes]"
+) -> None:
+    factories.make_run()
+
+    WorkerGuard(box).look()
+
+    assert process.wait(timeout=10) == -signal.SIGTERM
+
+
+def test_a_stopped_worker_that_hears_no_signal_is_killed_with_its_children(
+    box: Host, process: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [child] = psutil.Process(process.pid).children()
+    process.send_signal(signal.SIGSTOP)
+    factories.make_run(
+        state=State.RUNNING, host=box, lease_until=timezone.now() - timedelta(minutes=1)
+    )
+    guard = WorkerGuard(box)
+
+    guard.look()
+    guard.look()
+    assert process.poll() is None, "it has its time to end by itself"
+    monkeypatch.setattr(worker_guard, "TERM_TAKES", 0.0)
+    guard.look()
+
+    assert process.wait(timeout=10) == -signal.SIGKILL
+    assert child.wait(timeout=10) is None or not child.is_running()
+
+
+def test_a_worker_with_nothing_to_do_is_left_alone(
+    box: Host, process: "subprocess.Popen[bytes]"
+) -> None:
+    # It waits for data, and that one is watched.
+    factories.make_run(competition=factories.make_competition("demo-other"))
+    WorkerGuard(box).look()
+
+    assert process.poll() is None
+
+
+def test_nobody_is_restarted_while_the_broker_is_away(
+    box: Host, process: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_guard, "broker_answers", lambda: False)
+    factories.make_run()
+
+    WorkerGuard(box).look()
+
+    assert process.poll() is None
+
+
+def test_another_process_under_the_same_pid_is_never_signalled(
+    box: Host, process: "subprocess.Popen[bytes]"
+) -> None:
+    worker_guard.path_of(box.name).write_text(json.dumps({"pid": process.pid, "started": 1.0}))
+    factories.make_run()
+
+    WorkerGuard(box).look()
+
+    assert process.poll() is None
