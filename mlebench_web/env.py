@@ -44,6 +44,10 @@ def _span(name: str, default: float, unit: str) -> timedelta:
     return timedelta(**{unit: amount})
 
 
+def days(name: str, default: float) -> timedelta:
+    return _span(name, default, "days")
+
+
 def hours(name: str, default: float) -> timedelta:
     return _span(name, default, "hours")
 

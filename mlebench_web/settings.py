@@ -299,3 +299,11 @@ if CHAOS_BREAK and not CHAOS:
 # Copies of the submission while a run lasts, for each attempt.
 SNAPSHOTS_KEPT = env.number("SNAPSHOTS_KEPT", 60, least=2)
 SNAPSHOTS_MAX_BYTES = env.gibibytes("SNAPSHOTS_MAX_GIB", 4)
+
+# ---------------------------------------------------------------------------- Checkpoints
+# By the clock, for agents that do not say when; an agent's own manifest may say another time.
+CHECKPOINT_EVERY = env.minutes("CHECKPOINT_EVERY_MINUTES", 15)
+# What the state of one attempt may have; above it nothing is saved and the page says so.
+CHECKPOINT_QUOTA_BYTES = env.gibibytes("CHECKPOINT_QUOTA_GIB", 20)
+# Of a run that ended without a result; one with a result needs none.
+CHECKPOINTS_KEPT = env.days("CHECKPOINTS_KEPT_DAYS", 14)

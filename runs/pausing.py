@@ -7,6 +7,8 @@ hours on it. The thread here never touches the database, so no query that hangs 
 import json
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,6 +60,8 @@ class Pauser(threading.Thread):
         self._stop_asked = threading.Event()
         self._container = ""
         self._began: float | None = None
+        # A copy of the agent's files is being made: contact alone is no reason to go on.
+        self._is_kept = False
         self._failed = False
         # As it was at the last contact with the database.
         self.could_be_replaced = False
@@ -81,6 +85,21 @@ class Pauser(threading.Thread):
         """Another one decides now, also about what is paused."""
         with self._lock:
             self._container = ""
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """The agent stands still in here, where it runs and the engine answers; not charged."""
+        with self._lock:
+            if self._container and self._began is None:
+                self._pause(0)
+                self._is_kept = self._began is not None
+        try:
+            yield
+        finally:
+            with self._lock:
+                if self._is_kept:
+                    self._is_kept = False
+                    self._go_on()
 
     @property
     def is_holding(self) -> bool:
@@ -146,7 +165,7 @@ class Pauser(threading.Thread):
                 could_be_replaced=self.could_be_replaced,
             ):
                 self._pause(cut_off)
-        elif self._heart.last_beat > self._began:
+        elif self._heart.last_beat > self._began and not self._is_kept:
             self._go_on()
 
     def _pause(self, cut_off: float) -> None:
@@ -162,7 +181,8 @@ class Pauser(threading.Thread):
             return
         self._failed = False
         self._began = began
-        logger.warning("pause.began", container=self._container, cut_off_seconds=round(cut_off))
+        if cut_off:
+            logger.warning("pause.began", container=self._container, cut_off_seconds=round(cut_off))
 
     def _go_on(self) -> None:
         if self._began is None:

@@ -63,6 +63,8 @@ class ContainerSpec:
     start: str = "/home/agent/start.sh"
     # `process` runtime only: the agent's folder on this machine, with start.sh.
     agent_folder: Path | None = None
+    # Folders of the agent's own state, by their path in the container; writable.
+    state_mounts: Mapping[str, Path] = field(default_factory=dict)
     # What the agent may know of its hardware, mounted read-only at /home/hardware.json.
     hardware_file: Path | None = None
 

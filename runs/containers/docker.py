@@ -90,6 +90,7 @@ def mounts(spec: ContainerSpec) -> list[Mount]:
         # The directory, never the socket: a socket that is made again behind a mount is dead.
         ("/private/link", workspace.socket_dir, False),
     ]
+    bound += [(target, source, False) for target, source in spec.state_mounts.items()]
     if spec.hardware_file:
         bound.append(("/home/hardware.json", spec.hardware_file, True))
     return [

@@ -58,6 +58,7 @@ def environment(spec: ContainerSpec) -> dict[str, str]:
         "/home/ckpt": workspace.checkpoint,
         "/home/agent": spec.agent_folder,
     }
+    places |= spec.state_mounts
     if spec.hardware_file:
         places["/home/hardware.json"] = spec.hardware_file
 

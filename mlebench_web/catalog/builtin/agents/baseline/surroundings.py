@@ -16,6 +16,9 @@ SUBMISSION = Path(os.environ.get("SUBMISSION_DIR", "/home/submission")) / "submi
 CODE = Path(os.environ.get("CODE_DIR", "/home/code"))
 SERVER = os.environ.get("MLE_VALIDATION_URL", "http://localhost:5000")
 EVENTS = os.environ.get("MLE_EVENTS_FILE", "")
+# Empty: nobody keeps checkpoints.
+CHECKPOINT = os.environ.get("MLE_CHECKPOINT_DIR", "")
+IS_RESUMED = os.environ.get("MLE_RESUME") == "1"
 SEED = int(os.environ.get("MLE_SEED") or 0)
 TIME_LIMIT_SECONDS = float(os.environ.get("TIME_LIMIT_SECS") or 24 * 3600)
 MEMORY_BYTES = int(float(os.environ.get("MLE_MEM_BYTES") or 0)) or 4 * 1024**3
@@ -52,6 +55,11 @@ def event(kind: str, **fields: object) -> None:
     if EVENTS:
         with open(EVENTS, "a") as file:
             file.write(json.dumps({"v": 1, "t": time.time(), "type": kind, **fields}) + "\n")
+
+
+def data_files() -> list[Path]:
+    """What lies at the top of the data folder: the tables."""
+    return [path for path in DATA.iterdir() if path.is_file()]
 
 
 def keep_code() -> None:

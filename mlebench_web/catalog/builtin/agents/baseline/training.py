@@ -1,11 +1,10 @@
 """Gradient boosting: one model for each fold."""
 
-from dataclasses import dataclass
-
 import lightgbm as lgb
 import numpy as np
 import pandas as pd
 import surroundings
+from checkpoint import Fold
 from sklearn.model_selection import KFold, StratifiedKFold
 from targets import Target
 
@@ -13,14 +12,6 @@ FOLDS = 5
 MAX_ROUNDS = 3000
 PATIENCE = 40
 LEARNING_RATE = 0.1
-
-
-@dataclass(frozen=True)
-class Fold:
-    # What the model says of the rows that it has not seen, and of the rows to predict.
-    held_out_prediction: np.ndarray
-    test_prediction: np.ndarray
-    rounds: int
 
 
 def splits(target: Target, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
