@@ -35,23 +35,40 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Iterator[None]:
-    """In CI everything that tests need is installed, so a skip is a hole, and fails."""
     report = yield
-    if os.environ.get("CI") and report.skipped and not hasattr(report, "wasxfail"):
-        reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
-        if ALLOWED_SKIP not in reason:
-            report.outcome = "failed"
-            report.longrepr = f"Skipped in CI, where nothing may be: {reason}"
+    refuse_skip(report)
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Iterator[None]:
+    report = yield
+    refuse_skip(report)
+    return report
+
+
+def refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """In CI everything that tests need is installed, so a skip is a hole, and fails."""
+    if not os.environ.get("CI") or not report.skipped or hasattr(report, "wasxfail"):
+        return
+    reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
+    if ALLOWED_SKIP not in reason:
+        report.outcome = "failed"
+        report.longrepr = f"Skipped in CI, where nothing may be: {reason}"
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.failed:
-        counts["failed"] += 1
+        counts["failed" if report.when == "call" else "errors"] += 1
     elif report.skipped:
         counts["skipped"] += 1
     elif report.when == "call":
         counts["passed"] += 1
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    if report.failed:
+        counts["errors"] += 1
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
