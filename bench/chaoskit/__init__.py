@@ -1,0 +1,1 @@
+"""The parts of bench/chaos.py: a small fleet, faults against it, and what must hold nonetheless."""

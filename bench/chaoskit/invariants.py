@@ -1,0 +1,343 @@
+"""What must hold, looked at all the time and once more at the end.
+
+While faults go on (`Monitor`): no adoption from a live supervisor, no stale write, no run finished
+twice, no host declared lost that was not out for long enough, no GPU or slot held twice, no two
+containers that count for one run. At the end (`at_the_end`): every run has ended, logs are whole,
+nothing is left, and how much agent time each fault has cost.
+"""
+
+import fcntl
+import itertools
+import re
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import docker
+
+from chaoskit import rows
+from chaoskit.agent import LINES_A_STEP
+from chaoskit.faults import alive
+from chaoskit.ledger import Ledger
+from chaoskit.world import HEARTBEAT, LOST_AFTER, SLOTS, Host, World
+
+# The host's last sign of life may be this much older than the moment at which it went out, and
+# this bench sees a seal so much later.
+LOST_TOLERANCE = HEARTBEAT + 3
+# The host service sweeps each 30 s.
+SWEPT_WITHIN = 100.0
+GAP_SECONDS = 1.0
+ENDED_WITHIN = 300.0
+
+
+class Monitor:
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.ledger: Ledger = world.ledger
+        self.audit = rows.Audit()
+        self.adopted = 0
+        self.host_lost: list[tuple[int, float]] = []
+        self._ends: Counter[int] = Counter()
+        self._suspects: dict[int, tuple[int | None, float]] = {}
+        world.watchers.append(self.look)
+
+    def look(self) -> None:
+        self.leases()
+        self.moves()
+        for host in self.world.hosts:
+            self.containers(host)
+
+    # ------------------------------------------------------------------ the audit
+
+    def leases(self) -> None:
+        for lease in self.audit.leases():
+            self.adopted += 1
+            pid = lease.old_pid
+            if pid is None or pid == lease.new_pid or not lease.was_valid:
+                continue
+            if pid not in self.ledger.hit and alive(pid) and not self.is_orphan_of_ours(pid):
+                self.ledger.violate(
+                    "an attempt with a live supervisor was adopted",
+                    f"attempt {lease.attempt} ({lease.state}): supervisor {pid} was alive under a "
+                    f"valid lease when {lease.new_pid} took it",
+                )
+
+    def is_orphan_of_ours(self, pid: int) -> bool:
+        """A pool child of a worker that has been killed or told to end, on its way out."""
+        return pid in self.ledger.hit
+
+    def moves(self) -> None:
+        for move in self.audit.moves():
+            if move.old not in ("", "queued") and move.token != move.held:
+                self.ledger.violate(
+                    "a stale write was accepted",
+                    f"attempt {move.attempt}: {move.old} -> {move.new} by {move.by} under token "
+                    f"{move.token}, while the row had {move.held}",
+                )
+            if move.new == "ended":
+                self._ends[move.attempt] += 1
+                if self._ends[move.attempt] > 1:
+                    self.ledger.violate("an attempt ended twice", f"attempt {move.attempt}")
+            if move.cause == "host_lost":
+                self.lost(move)
+
+    def lost(self, move: rows.Moved) -> None:
+        from runs.models import Attempt
+
+        now = time.monotonic()
+        self.host_lost.append((move.attempt, now))
+        attempt = Attempt.objects.select_related("host").get(pk=move.attempt)
+        host = attempt.host.name if attempt.host else ""
+        out = self.ledger.longest_outage(host, before=now, within=5)
+        if out < LOST_AFTER - LOST_TOLERANCE:
+            self.ledger.violate(
+                "an attempt was declared host lost although its host was not out for long enough",
+                f"attempt {move.attempt} of {host}: out for {out:.1f} s, {LOST_AFTER:.0f} s are "
+                f"asked for; {attempt.cause_detail}",
+            )
+
+    # ------------------------------------------------------------------ engines
+
+    def containers(self, host: Host) -> None:
+        found = self.world.containers(host)
+        if found is None:
+            return
+        # Containers first, then the rows: a container whose attempt is unended afterwards counts.
+        unended = {row.id: row for row in rows.look().attempts}
+        counting: dict[int, list[str]] = defaultdict(list)
+        gpus: dict[str, list[str]] = defaultdict(list)
+        running = 0
+        for container in found:
+            labels = container["Labels"]
+            if container["State"] not in ("running", "paused"):
+                continue
+            name = container["Names"][0]
+            for gpu in filter(None, labels.get("mlebench-web.gpus", "").split(",")):
+                gpus[gpu].append(name)
+            row = unended.get(int(labels.get("mlebench-web.attempt", 0)))
+            if row is None:
+                continue
+            running += 1
+            counting[row.run].append(name)
+            if row.host != host.name:
+                self.ledger.violate(
+                    "a container runs on another host than its attempt's",
+                    f"{name} on {host.name}, attempt {row.id} on {row.host}",
+                )
+        for run, names in counting.items():
+            if len(names) > 1:
+                self.ledger.violate("two containers count for one run", f"run {run}: {names}")
+        for gpu, names in gpus.items():
+            if len(names) > 1:
+                self.ledger.violate("a GPU is held twice", f"{gpu}: {names}")
+        if running > SLOTS:
+            self.ledger.violate("a slot is held twice", f"{host.name} runs {running} of {SLOTS}")
+
+
+def wait_for_the_end(world: World) -> None:
+    """Until every run has ended. What waits out a long back-off is cancelled, as a person may."""
+    world.is_feeding = False
+    world.set_clock(world.clock_offset)
+    until = time.monotonic() + ENDED_WITHIN
+    while time.monotonic() < until:
+        world.wait(1)
+        if not world.seen.attempts and time.monotonic() - world.seen.at < 3:
+            if not world.seen.queued:
+                return
+            if not _claimable():
+                break
+    _cancel_waiting(world)
+    world.wait(3)
+
+
+def _claimable() -> int:
+    from runs.models import Attempt
+
+    return Attempt.objects.claimable().count()
+
+
+def _cancel_waiting(world: World) -> None:
+    from runs.models import Attempt
+
+    waiting = Attempt.objects.filter(state="queued", not_before__isnull=False)
+    for group in sorted(set(waiting.values_list("run__group", flat=True))):
+        world.ask("POST", f"/api/v1/run-groups/{group}/cancel", {"queued_only": True})
+
+
+# ---------------------------------------------------------------------------- at the end
+
+
+def at_the_end(world: World, monitor: Monitor) -> dict[str, Any]:
+    """All that can only be seen once everything has ended; figures for the summary."""
+    monitor.look()
+    figures = every_run_ended(world)
+    figures |= logs_are_whole(world)
+    nothing_is_left(world)
+    time_lost(world)
+    for part in world.parts:
+        if part.name.startswith(("engine", "postgres", "link")):
+            continue
+        world.ledger.notes += part.own_ends
+    return figures
+
+
+def every_run_ended(world: World) -> dict[str, Any]:
+    from runs.models import Attempt, GradingReport, Run, RunGroup
+
+    ledger = world.ledger
+    for attempt in Attempt.objects.exclude(state="ended").select_related("host"):
+        ledger.violate(
+            "a run has not ended",
+            f"run {attempt.run_id}, attempt {attempt.pk}: {attempt.state} on {attempt.host}, "
+            f"not before {attempt.not_before}, supervisor {attempt.supervisor_pid}",
+        )
+    for run in Run.objects.prefetch_related("attempts"):
+        attempts = list(run.attempts.all())
+        graded = [one for one in attempts if one.outcome == "graded"]
+        if len(graded) > 1:
+            ledger.violate("a run finished twice", f"run {run.pk}: {[one.pk for one in graded]}")
+        if graded and graded[-1] is not attempts[-1]:
+            ledger.violate("a finished run went on", f"run {run.pk}: attempts {len(attempts)}")
+        if graded and (run.state, run.result, run.score) != ("finished", "gold", 0.0):
+            why = f"run {run.pk}: {run.state} {run.result} {run.score}, {graded[-1].cause}"
+            ledger.violate("a whole run has another result than it earned", why)
+        for one in attempts:
+            if one.outcome == "agent_failed":
+                why = f"run {run.pk}, attempt {one.pk}: {one.cause} {one.cause_detail[:300]}"
+                ledger.violate("a fault of ours was blamed on the agent", why)
+            if one.cause == "product_error":
+                why = f"attempt {one.pk}: {one.cause_detail[:500]}"
+                ledger.violate("an attempt ended by an error of the product", why)
+    twice = GradingReport.objects.filter(is_current=True).values_list("attempt__run", flat=True)
+    for run_id, count in Counter(twice).items():
+        if count > 1:
+            ledger.violate("a run has two reports", f"run {run_id}: {count}")
+    groups = RunGroup.objects.count()
+    if groups != len(world.keys) - (world._unanswered is not None) and groups != len(world.keys):
+        ledger.violate(
+            "a request that was sent again made a second group",
+            f"{groups} groups of {len(world.keys)} keys",
+        )
+    states = Counter(Run.objects.values_list("state", flat=True))
+    causes = Counter(
+        Attempt.objects.exclude(outcome="graded").values_list("outcome", "cause", named=False)
+    )
+    return {
+        "runs": Run.objects.count(),
+        "states": dict(states),
+        "attempts": Attempt.objects.count(),
+        "causes": {f"{outcome}/{cause}": count for (outcome, cause), count in causes.items()},
+    }
+
+
+def logs_are_whole(world: World) -> dict[str, Any]:
+    from runs import layout, logs
+    from runs.models import Attempt
+
+    ledger = world.ledger
+    lines_seen = 0
+    for attempt in Attempt.objects.select_related("run__group", "run__competition"):
+        text = b"".join(logs.raw(attempt.pk, "agent")).decode()
+        numbers = [int(found) for found in re.findall(r"^line (\d+) of", text, re.MULTILINE)]
+        lines_seen += len(numbers)
+        who = f"attempt {attempt.pk} ({attempt.outcome} {attempt.cause})"
+        if numbers != list(range(1, len(numbers) + 1)):
+            at = next(i for i, n in enumerate(numbers, 1) if n != i)
+            near = numbers[max(0, at - 3) : at + 3]
+            ledger.violate("log lines are lost, doubled or out of order", f"{who}: ...{near}...")
+        if re.search(r"[^\n]line \d+ of", text):
+            ledger.violate("a log line was cut in two", who)
+        kept = layout.attempt_folder(attempt) / "logs" / "agent.stdout"
+        written = kept.read_text().count("\n") if kept.exists() else None
+        if attempt.outcome == "graded":
+            steps = int(attempt.run.group.env["STEPS"])
+            if len(numbers) != steps * LINES_A_STEP:
+                why = f"{who}: {len(numbers)} of {steps * LINES_A_STEP} lines"
+                ledger.violate("log lines are lost in an attempt that lived", why)
+        elif written is not None and attempt.cause != "host_lost" and len(numbers) < written:
+            why = f"{who}: {len(numbers)} of {written} lines were shipped"
+            ledger.violate("log lines are lost in an attempt that lived", why)
+    return {"lines": lines_seen}
+
+
+def nothing_is_left(world: World) -> None:
+    """Containers, networks, volumes, folders, locks."""
+    ledger = world.ledger
+    began = time.monotonic()
+    left = what_is_left(world)
+    while left and time.monotonic() - began < SWEPT_WITHIN:
+        world.wait(2)
+        left = what_is_left(world)
+    for what in left:
+        ledger.violate("something is left behind", what)
+
+
+def what_is_left(world: World) -> list[str]:
+    from runs.models import Attempt, GpuLease, Installation
+
+    left = []
+    network = f"mlebench-{Installation.this().name}"
+    for host in world.hosts:
+        try:
+            client = host.engine.client
+            left += [f"container {c.name} on {host.name}" for c in client.containers.list(all=True)]
+            left += [f"volume {v.name} on {host.name}" for v in client.volumes.list()]
+            names = [n.name for n in client.networks.list()]
+        except (docker.errors.DockerException, OSError) as error:
+            left.append(f"engine of {host.name} does not answer: {error}")
+            continue
+        # The installation's own network stays for the next run; there is one of it.
+        for name in ("bridge", "host", "none", network):
+            if name in names:
+                names.remove(name)
+        left += [f"network {name} on {host.name}" for name in names]
+        left += [f"{path.relative_to(world.folder)}" for path in host.attempts.iterdir()]
+        left += [
+            f"{path.relative_to(world.folder)}" for path in host.sockets.iterdir() if path.is_dir()
+        ]
+        # "pymp-": of Celery's library, one for each worker that runs or was killed.
+        temporary = [path for path in host.temporary.iterdir() if not path.match("pymp-*")]
+        left += [f"{path.relative_to(world.folder)}" for path in temporary]
+    for path in (world.data / "run-groups").rglob(".*"):
+        if path.name == ".publish.lock":
+            if not _is_free(path):
+                left.append(f"lock {path.relative_to(world.folder)} is held")
+        elif path.name.startswith((".assemble-", ".writing-", ".collect", ".replaced")):
+            left.append(f"{path.relative_to(world.folder)}")
+    held = GpuLease.objects.filter(released_at__isnull=True).values_list("gpu__uuid", flat=True)
+    left += [f"GPU lease of {uid}" for uid in held]
+    left += [f"resources of {row}" for row in Attempt.objects.holding()]
+    return left
+
+
+def _is_free(path: Path) -> bool:
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def time_lost(world: World) -> None:
+    """Gaps between steps of agents, and the work of attempts that did not count, by fault."""
+    from runs import layout
+    from runs.models import Attempt
+
+    ledger = world.ledger
+    for attempt in Attempt.objects.exclude(host=None).select_related(
+        "run__group", "run__competition"
+    ):
+        path = layout.attempt_folder(attempt) / "code" / "steps"
+        if not path.exists():
+            continue
+        times = [float(line.split()[1]) for line in path.read_text().splitlines() if " " in line]
+        for before, after in itertools.pairwise(times):
+            gap = after - before
+            if gap > GAP_SECONDS and (fault := ledger.fault_at(before, slack=15)):
+                fault.paused += gap - 0.2
+        fault = ledger.fault_at(times[-1], slack=15) if times else None
+        if fault and attempt.outcome == "infrastructure_failed":
+            fault.redone += times[-1] - times[0]
+            fault.lost_attempts += 1
