@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -189,8 +190,9 @@ def rows(
             experiment,
             runs,
             split=split,
-            names=[competition.name for competition in competitions],
+            names=names_for(runs, competitions, is_demo=is_demo),
             parts=parts,
+            of=len(competitions),
             is_demo=is_demo,
             pad_missing=pad_missing,
         )
@@ -321,6 +323,7 @@ def load(split: Split, *, first_outcomes: bool) -> dict[Experiment, list[Counted
             "agent_started_at",
             "active_seconds",
             "hardware",
+            "overrides",
             "image_id",
             "resumed_from_id",
             "host_id",
@@ -354,6 +357,16 @@ def chosen(counted: Counted, *, first_outcomes: bool) -> Attempt | None:
     return next((attempt for attempt in counted.attempts if attempt.pk == wanted), None)
 
 
+def names_for(runs: list[Counted], competitions: list[Competition], *, is_demo: bool) -> list[str]:
+    """The competitions that a row is computed over: the whole split, whoever ran less.
+
+    Not so for the demo, which measures nothing: there it is what the experiment was asked to run,
+    since some of the split must be downloaded first. The row says when that is less than all.
+    """
+    ran = {one.competition for one in runs}
+    return [one.name for one in competitions if not is_demo or one.name in ran]
+
+
 # ---------------------------------------------------------------------------- one row
 
 
@@ -364,6 +377,7 @@ def row_of(
     split: Split,
     names: list[str],
     parts: dict[str, list[str]],
+    of: int,
     is_demo: bool,
     pad_missing: bool,
 ) -> Row:
@@ -415,7 +429,10 @@ def row_of(
         else comparability.differences(
             hours=hours, hardware=common_hardware(hardware), seeds=len(seeds)
         ),
-        flags=flags_of(runs, list(groups.values()), hardware, is_padded=is_padded),
+        flags=(
+            *partial(len(names), of),
+            *flags_of(runs, list(groups.values()), hardware, is_padded=is_padded),
+        ),
     )
 
 
@@ -473,6 +490,13 @@ def hardware_in_words(measured: list[Hardware | None]) -> str:
     return " / ".join(words for words, _ in counted.most_common() if words)
 
 
+def partial(names: int, of: int) -> tuple[Flag, ...]:
+    if names == of:
+        return ()
+    text = f"Computed over the {names} of {of} competitions that it was asked to run."
+    return (Flag(f"{names} of {of} competitions", text),)
+
+
 def flags_of(
     runs: list[Counted],
     groups: list[RunGroup],
@@ -514,6 +538,13 @@ def is_resumed(one: Counted) -> bool:
     return one.attempt is not None and one.attempt.resumed_from_id is not None
 
 
+def limit_of(one: Counted) -> timedelta | None:
+    """What a re-run was given in place of its group's limit, else that."""
+    if one.attempt and one.attempt.asked.time_limit_s:
+        return timedelta(seconds=one.attempt.asked.time_limit_s)
+    return one.run.group.time_limit
+
+
 def what_is_mixed(runs: list[Counted], groups: list[RunGroup]) -> list[str]:
     """What should be one thing within an experiment and is not."""
     images = {one.attempt.image_id for one in runs if one.attempt and one.attempt.image_id}
@@ -522,7 +553,7 @@ def what_is_mixed(runs: list[Counted], groups: list[RunGroup]) -> list[str]:
         "container config": {
             repr(sorted(group.container_settings.items())) + group.runtime for group in groups
         },
-        "time limit": {group.time_limit for group in groups},
+        "time limit": {limit_of(one) for one in runs} | {group.time_limit for group in groups},
         "step timeout": {group.step_timeout for group in groups},
         "image": images,
     }

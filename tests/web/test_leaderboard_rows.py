@@ -128,6 +128,21 @@ def test_one_seed_ranks_on_the_demo_split(db: None) -> None:
     assert (row.rank, row.differences) == (1, ())
 
 
+def test_a_demo_row_is_computed_over_what_was_asked_for_and_says_so(db: None) -> None:
+    """The tiles must be downloaded first; the diamonds alone are the first demo."""
+    shipped = make_split("shipped", [make_competition("demo-diamond-prices")])
+    whole = make_split("whole", list(shipped.competitions.all()))
+    whole.competitions.add(make_competition("demo-tiles"))
+    finish(shipped, [(G,)])
+
+    row = only(whole)
+
+    assert (row.seeds, row.competitions) == (1, 1)
+    assert row.any_medal is not None
+    assert row.any_medal.mean == 100
+    assert [flag.name for flag in row.flags] == ["1 of 2 competitions"]
+
+
 def test_demo_competitions_are_never_added_to_others(pair: Split) -> None:
     pair.competitions.add(make_competition("demo-diamond-prices"))
 
