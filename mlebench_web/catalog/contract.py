@@ -25,7 +25,7 @@ def contract_problems(client: docker.DockerClient, image_id: str) -> list[str]:
         for path in ("/home/agent/start.sh", *(e for e in entrypoint[-1:] if e.startswith("/"))):
             if _file_in(client, made["Id"], path) is None:
                 problems.append(f"It has no {path}.")
-        if _file_in(client, made["Id"], "/private") is None:
+        if not _has_folder(client, made["Id"], "/private"):
             problems.append("It has no folder /private.")
         users = _file_in(client, made["Id"], "/etc/passwd") or b""
         if not re.search(rb"^nonroot:", users, re.MULTILINE):
@@ -36,17 +36,28 @@ def contract_problems(client: docker.DockerClient, image_id: str) -> list[str]:
 
 
 def _file_in(client: docker.DockerClient, container: str, path: str) -> bytes | None:
-    """The archive of a path in a container; None: it is not there."""
+    """A file's content, empty for a link; None: there is no file of that name."""
+    try:
+        chunks, about = client.api.get_archive(container, path)
+    except docker.errors.NotFound:
+        return None
+    data = _bounded(chunks)
+    if about.get("linkTarget"):
+        return b""
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r|") as archive:
+        for member in archive:
+            file = archive.extractfile(member) if member.isreg() else None
+            return file.read(2**19) if file else None
+    return None
+
+
+def _has_folder(client: docker.DockerClient, container: str, path: str) -> bool:
     try:
         chunks, _ = client.api.get_archive(container, path)
     except docker.errors.NotFound:
-        return None
+        return False
     with tarfile.open(fileobj=io.BytesIO(_bounded(chunks)), mode="r|") as archive:
-        for member in archive:
-            if member.isreg() and (file := archive.extractfile(member)):
-                return file.read()
-            return b""
-    return b""
+        return any(member.isdir() for member in archive)
 
 
 def _bounded(chunks: Iterable[bytes]) -> bytes:

@@ -88,3 +88,66 @@ def make(root: Path) -> Path:
         json.dumps({"mem_limit": "80G", "nano_cpus": 8e9, "gpus": 1, "labels": {"a": "b"}}),
     )
     return root
+
+
+# ------------------------------------------------------------------ what an image is built from
+
+ENVIRONMENT = {
+    # The shape of mle-bench's: root opens /home, then serves below conda, all into one log.
+    "entrypoint.sh": """\
+#!/bin/bash
+{
+  mkdir -p /home/logs
+  find /home -path /home/data -prune -o -exec chmod a+rw {} \\;
+  /opt/conda/bin/conda run -n mleb python /private/grading_server.py
+} 2>&1 | tee /home/logs/entrypoint.log
+""",
+    "instructions.txt": "Hand in /home/submission/submission.csv.\n",
+    "instructions_obfuscated.txt": "Hand in a file.\n",
+    "validate_submission.sh": """\
+#!/bin/bash
+curl -X POST -F "file=@$1" http://localhost:5000/validate
+""",
+    "grading_server.py": "raise SystemExit('the answers are not here')\n",
+}
+DUMMY = {
+    "Dockerfile": """\
+FROM mlebench-env
+ARG SUBMISSION_DIR
+ENV SUBMISSION_DIR=${SUBMISSION_DIR}
+ARG LOGS_DIR
+ENV LOGS_DIR=${LOGS_DIR}
+ARG CODE_DIR
+ENV CODE_DIR=${CODE_DIR}
+ARG AGENT_DIR
+ENV AGENT_DIR=${AGENT_DIR}
+RUN mkdir -p ${LOGS_DIR} ${CODE_DIR} ${AGENT_DIR}
+RUN conda run -n agent python3 -c "print('the agent environment is there')" && conda clean -afy
+COPY . ${AGENT_DIR}
+""",
+    "start.sh": """\
+#!/bin/bash
+set -x
+eval "$(conda shell.bash hook)"
+conda activate agent
+python ${AGENT_DIR}/main.py
+ls /private
+touch $CODE_DIR/code.py
+bash /home/validate_submission.sh /home/submission/submission.csv
+""",
+    "main.py": """\
+import shutil
+
+shutil.copy("/home/data/sample_submission.csv", "/home/submission/submission.csv")
+""",
+}
+
+
+def make_buildable(root: Path) -> Path:
+    """The small checkout with an environment and a dummy agent that can be built and run."""
+    make(root)
+    for name, text in ENVIRONMENT.items():
+        write(root, f"environment/{name}", text)
+    for name, text in DUMMY.items():
+        write(root, f"agents/dummy/{name}", text)
+    return root
