@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -59,6 +60,9 @@ def detach(folder: Path) -> None:
         os._exit(0 if said == b"ok" else 1)
     os.close(reader)
     os.setsid()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Celery's children ignore them, and an agent that inherits this never hears its TERM.
+        signal.signal(number, signal.SIG_DFL)
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
