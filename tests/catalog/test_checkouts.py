@@ -35,13 +35,13 @@ def test_agents_of_the_first_checkout_keep_their_ids_and_builtin_ones_give_way(
 
     use(settings, root)
 
-    assert listed() == ["aide", "aide/o1-preview", "baseline", "builtin/dummy", "dummy"]
+    assert listed() == ["aide", "aide/o1-preview", "baseline", "builtin/dummy", "dummy", "marathon"]
     # The row moved with all that it has run.
     assert Agent.objects.get(name="builtin/dummy").pk == builtin.pk
     dummy = Agent.objects.get(name="dummy")
     assert (dummy.folder, dummy.is_builtin) == (str(root / "agents/dummy"), False)
     importer.sync_builtin()
-    assert listed() == ["aide", "aide/o1-preview", "baseline", "builtin/dummy", "dummy"]
+    assert listed() == ["aide", "aide/o1-preview", "baseline", "builtin/dummy", "dummy", "marathon"]
     assert importer.builtin_name("dummy") == "builtin/dummy"
     assert importer.builtin_name("baseline") == "baseline"
 
@@ -219,7 +219,7 @@ def test_a_checkout_that_is_not_named_any_more_leaves_the_lists(
 
     use(settings)
 
-    assert listed() == ["baseline", "builtin/dummy"]
+    assert listed() == ["baseline", "builtin/dummy", "marathon"]
     titanic = Competition.objects.get(name="spaceship-titanic")
     assert (titanic.folder, titanic.gold_threshold) == ("", facts)
 
