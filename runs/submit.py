@@ -17,8 +17,9 @@ from mlebench_web.accounts.models import User
 from mlebench_web.catalog.models import ContainerConfig
 from runs import bell, preflight
 from runs.core.failures import Cause
+from runs.core.overrides import Overrides
 from runs.core.states import Outcome, RunState, State, Verdict
-from runs.models import Attempt, Experiment, Replaced, Run, RunGroup
+from runs.models import Attempt, Experiment, Replaced, Requeue, Run, RunGroup
 from runs.preflight import Check
 from runs.request import FieldError, RequestInvalid, RunGroupRequest, Wanted, look_up
 
@@ -289,12 +290,15 @@ def rerun(
     by_name: str = "",
     reason: str = "",
     mode: str = "restart",
+    overrides: Overrides | None = None,
+    requeue: Requeue | None = None,
 ) -> list[Attempt]:
     """Queue a new attempt for each run that has ended; older attempts stay as they are.
 
     Safe to press twice: runs that are queued or at work are left alone. All or nothing: raises
     NotRerunnable when one has a result that stands, and ReasonNeeded when one is the agent's own
-    failure and `reason` is empty. `by_name` names the actor where `by` is None.
+    failure and `reason` is empty. `by_name` names the actor where `by` is None. `overrides`: in
+    place of the groups' settings. `requeue`: many at once, to be undone together.
     """
     if mode not in RERUN_MODES:
         raise NotRerunnable(
@@ -314,14 +318,26 @@ def rerun(
         _ask_for_reason(ended, reason)
         attempts = []
         for run, last in ended:
-            attempts.append(run.queue_attempt(by=by_name or audit.name_of(by), fresh_tries=True))
+            attempts.append(
+                run.queue_attempt(
+                    by=by_name or audit.name_of(by),
+                    fresh_tries=True,
+                    overrides=overrides,
+                    requeue=requeue,
+                )
+            )
             audit.record(
                 by,
                 "rerun",
                 run,
                 reason=reason,
                 by_name=by_name,
-                detail={"after": last.outcome, "cause": last.cause, "attempt": last.number},
+                detail={
+                    "after": last.outcome,
+                    "cause": last.cause,
+                    "attempt": last.number,
+                    "overrides": overrides.as_json() if overrides else {},
+                },
             )
         if attempts:
             transaction.on_commit(bell.ring, robust=True)

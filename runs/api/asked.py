@@ -66,8 +66,12 @@ class NewRunGroup(Asked):
 class Rerun(Asked):
     mode: Text = Field(default="restart", examples=["restart"])
     reason: Text = Field(default="", max_length=2000)
-    # None is known so far; a client that always sends an empty object is right.
-    overrides: dict[str, Any] = {}
+    overrides: dict[str, Any] = Field(
+        default={},
+        description="in place of the group's settings: host (its name), gpu (class, as A10), "
+        "time_limit_s, memory_bytes",
+        examples=[{"host": "box-2", "time_limit_s": 86400}],
+    )
 
 
 class RerunOfGroup(Rerun):

@@ -8,13 +8,14 @@ from ninja.responses import Status
 from mlebench_web.catalog.models import Agent, ContainerConfig, Split
 from mlebench_web.fleet import hosts
 from mlebench_web.fleet.models import Host
-from runs import draining, preflight
+from runs import aside, draining, preflight
 from runs.api.app import ApiRequest, demand
 from runs.api.asked import Limit, Nothing, Offset
 from runs.api.objects import (
     AgentObject,
     CompetitionObject,
     ContainerConfigObject,
+    HostLost,
     HostObject,
     Page,
     SplitObject,
@@ -107,6 +108,31 @@ def undrain(request: ApiRequest, name: str, body: Nothing | None = None) -> Stat
     def act() -> HostObject:
         draining.undrain(_host(name), by=request.auth)
         return HostObject.of(_host(name), hosts.now())
+
+    return once(request, request.auth, act, status=200)
+
+
+@router.post("/hosts/{name}/use-again", response=HostObject, tags=["fleet"])
+def use_again(request: ApiRequest, name: str, body: Nothing | None = None) -> Status:
+    """A host that was put aside takes runs again; what failed before is forgiven."""
+    demand(request.auth, "fleet.drain")
+
+    def act() -> HostObject:
+        aside.use_again(_host(name), by=request.auth)
+        return HostObject.of(_host(name), hosts.now())
+
+    return once(request, request.auth, act, status=200)
+
+
+@router.post("/hosts/{name}/lost", response=HostLost, tags=["fleet"])
+def lost(request: ApiRequest, name: str, body: Nothing | None = None) -> Status:
+    """It is gone: its runs are queued again at once. 409 while it answers."""
+    demand(request.auth, "fleet.drain")
+
+    def act() -> HostLost:
+        sealed = aside.declare_lost(_host(name), by=request.auth)
+        shown = HostObject.of(_host(name), hosts.now())
+        return HostLost(**shown.model_dump(), lost=[attempt.run_id for attempt in sealed])
 
     return once(request, request.auth, act, status=200)
 

@@ -1,13 +1,11 @@
 """Run groups and experiments: start, look, cancel, re-run."""
 
-from typing import Any
-
 from django.http import Http404
 from ninja import Query, Router
 from ninja.responses import Status
 
 from mlebench_web.fleet import hosts
-from runs import submit
+from runs import overriding, submit
 from runs.api.app import ApiRequest, demand
 from runs.api.asked import (
     LARGEST_ID,
@@ -15,6 +13,7 @@ from runs.api.asked import (
     Limit,
     NewRunGroup,
     Offset,
+    Rerun,
     RerunOfGroup,
 )
 from runs.api.objects import (
@@ -33,7 +32,7 @@ from runs.api.once import once
 from runs.api.pages import page
 from runs.core.states import RunState
 from runs.models import Experiment, Run, RunGroup
-from runs.request import FieldError, RequestInvalid
+from runs.request import RequestInvalid
 
 router = Router()
 
@@ -125,26 +124,22 @@ def rerun(request: ApiRequest, pk: int, body: RerunOfGroup) -> Status:
     """Queue a new attempt for each chosen run. Runs that have not ended are skipped."""
     row = _group(pk)
     demand(request.auth, "runs.rerun", row)
-    refuse_overrides(body.overrides)
     return once(
         request,
         request.auth,
-        lambda: requeue(
-            submit.chosen(row, body.which), request, reason=body.reason, mode=body.mode
-        ),
+        lambda: requeue(submit.chosen(row, body.which), request, body),
         status=200,
     )
 
 
-def refuse_overrides(overrides: dict[str, Any]) -> None:
-    if overrides:
-        raise RequestInvalid(
-            [FieldError("overrides", "A re-run takes no overrides: leave it out.", [])]
-        )
-
-
-def requeue(runs: list[Run], request: ApiRequest, *, reason: str, mode: str) -> Requeued:
-    attempts = submit.rerun(runs, by=request.auth, reason=reason, mode=mode)
+def requeue(runs: list[Run], request: ApiRequest, asked: Rerun) -> Requeued:
+    attempts = submit.rerun(
+        runs,
+        by=request.auth,
+        reason=asked.reason,
+        mode=asked.mode,
+        overrides=overriding.look_up(asked.overrides, runs),
+    )
     at = hosts.now()
     queued = {attempt.run_id for attempt in attempts}
     return Requeued(

@@ -221,6 +221,8 @@ class HostObject(BaseModel):
     name: str
     state: str  # online, draining, put_aside, offline
     put_aside: str | None
+    failing: str | None  # as put aside, but the last host that can be used
+    declared_lost_at: datetime | None
     is_draining: bool
     worker_seen_at: datetime | None
     service_seen_at: datetime | None
@@ -245,6 +247,8 @@ class HostObject(BaseModel):
             name=host.name,
             state=host_state(host, at),
             put_aside=host.put_aside or None,
+            failing=host.failing or None,
+            declared_lost_at=host.declared_lost_at if host.is_declared_lost() else None,
             is_draining=host.is_draining,
             worker_seen_at=host.worker_seen_at,
             service_seen_at=host.service_seen_at,
@@ -267,6 +271,10 @@ class HostObject(BaseModel):
                 if each.state == PreparedData.State.READY
             ),
         )
+
+
+class HostLost(HostObject):
+    lost: list[int]  # runs whose attempts ended with it
 
 
 def host_state(host: Host, at: datetime) -> str:
@@ -489,6 +497,10 @@ class AttemptObject(BaseModel):
     hardware: dict[str, Any] | None
     usage: dict[str, Any] | None
     has_lost_contact: bool
+    lost_contact_since: datetime | None
+    engine_silent_since: datetime | None
+    not_before: datetime | None  # back-off after a failure
+    overrides: dict[str, Any]  # what a re-run asked for
     cancel_requested_at: datetime | None
     queued_at: datetime
     claimed_at: datetime | None
@@ -497,6 +509,7 @@ class AttemptObject(BaseModel):
     ended_at: datetime | None
     active_seconds: float | None
     paused_seconds: float | None
+    down_seconds: float | None  # its container had ended while no worker watched
     wall_seconds: float | None
     validations: int
     image_id: str | None
@@ -518,7 +531,11 @@ class AttemptObject(BaseModel):
             host=attempt.host.name if attempt.host else None,
             hardware=attempt.hardware or None,
             usage=attempt.usage or None,
-            has_lost_contact=attempt.has_lost_contact(at),
+            has_lost_contact=(lost := attempt.has_lost_contact(at)),
+            lost_contact_since=attempt.lease_until if lost else None,
+            engine_silent_since=attempt.engine_silent_since,
+            not_before=attempt.not_before,
+            overrides=attempt.overrides,
             cancel_requested_at=attempt.cancel_requested_at,
             queued_at=attempt.queued_at,
             claimed_at=attempt.claimed_at,
@@ -527,6 +544,7 @@ class AttemptObject(BaseModel):
             ended_at=attempt.ended_at,
             active_seconds=active_seconds(attempt),
             paused_seconds=attempt.paused_seconds if attempt.agent_started_at else None,
+            down_seconds=attempt.down_seconds if attempt.agent_started_at else None,
             wall_seconds=attempt.wall_seconds,
             validations=attempt.validations,
             image_id=attempt.image_id or None,

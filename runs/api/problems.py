@@ -11,6 +11,7 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllow
 from ninja import NinjaAPI
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 
+from runs.aside import HostAnswers
 from runs.request import FieldError, RequestInvalid
 from runs.submit import AlreadyEnded, NotRerunnable
 
@@ -69,6 +70,7 @@ def install(api: NinjaAPI) -> None:
     handles(RequestInvalid, lambda error: invalid(error.errors))
     handles(NotRerunnable, lambda error: invalid([FieldError(error.field, str(error))]))
     handles(AlreadyEnded, lambda error: answer(409, str(error)))
+    handles(HostAnswers, lambda error: answer(409, str(error)))
     handles(ValidationError, lambda error: invalid(_fields(error.errors)))
     handles(
         AuthenticationError,

@@ -11,7 +11,7 @@ from mlebench_web.fleet import hosts
 from runs import layout, logs, queue, submit
 from runs.api.app import ApiRequest, demand
 from runs.api.asked import LARGEST_ID, Nothing, Rerun
-from runs.api.groups import refuse_overrides, requeue
+from runs.api.groups import requeue
 from runs.api.objects import (
     ArtifactObject,
     Artifacts,
@@ -128,13 +128,7 @@ def rerun(request: ApiRequest, pk: int, body: Rerun | None = None) -> Status:
     row = _run(pk)
     demand(request.auth, "runs.rerun", row)
     asked = body or Rerun()
-    refuse_overrides(asked.overrides)
-    return once(
-        request,
-        request.auth,
-        lambda: requeue([row], request, reason=asked.reason, mode=asked.mode),
-        status=200,
-    )
+    return once(request, request.auth, lambda: requeue([row], request, asked), status=200)
 
 
 def _run(pk: int) -> Run:

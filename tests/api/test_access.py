@@ -12,6 +12,7 @@ from django.utils import timezone
 from mlebench_web.accounts.models import ApiToken, AuditEntry, User
 from mlebench_web.celery import app
 from mlebench_web.fleet.models import Host
+from runs.core.states import State
 from tests import factories
 from tests.api.conftest import ApiClient
 
@@ -135,6 +136,8 @@ def test_openapi_describes_every_operation_of_design(client: Client, db: None) -
         ("POST", "runs/{pk}/rerun"),
         ("POST", "hosts/{name}/drain"),
         ("POST", "hosts/{name}/undrain"),
+        ("POST", "hosts/{name}/use-again"),
+        ("POST", "hosts/{name}/lost"),
     }
 
 
@@ -239,8 +242,31 @@ def test_an_admin_drains_and_undrains_a_host(admin_api: ApiClient, lab: Host) ->
     assert [entry.action for entry in AuditEntry.objects.order_by("pk")] == ["drain", "undrain"]
 
 
+def test_an_admin_uses_a_host_again(admin_api: ApiClient, lab: Host) -> None:
+    Host.objects.update(put_aside="three failed")
+
+    status, answer = admin_api.send("hosts/box-1/use-again")
+
+    assert (status, answer["state"], answer["put_aside"]) == (200, "online", None)
+
+
+def test_a_silent_host_is_said_to_be_lost_and_one_that_answers_is_not(
+    admin_api: ApiClient, lab: Host
+) -> None:
+    assert admin_api.send("hosts/box-1/lost")[0] == 409
+    then = timezone.now() - timedelta(minutes=5)
+    Host.objects.update(worker_seen_at=then, service_seen_at=then)
+    run = factories.make_run(state=State.RUNNING, host=lab, lease_until=then)
+
+    status, answer = admin_api.send("hosts/box-1/lost")
+
+    assert (status, answer["lost"]) == (200, [run.pk])
+    assert answer["declared_lost_at"]
+
+
 def test_nobody_else_drains(api: ApiClient, lab: Host) -> None:
-    assert api.send("hosts/box-1/drain")[0] == 403
+    for verb in ("drain", "use-again", "lost"):
+        assert api.send(f"hosts/box-1/{verb}")[0] == 403
     assert Host.objects.get().is_draining is False
 
 

@@ -440,7 +440,14 @@ def test_a_cancelled_run_may_be_run_again(api: ApiClient, group: RunGroup) -> No
         ({"which": [999_999]}, "which"),
         ({"which": "failed", "mode": "resume"}, "mode"),
         ({"which": "failed", "mode": "continue"}, "mode"),
-        ({"which": "failed", "overrides": {"host": "box-1"}}, "overrides"),
+        ({"which": "failed", "overrides": {"host": "nowhere"}}, "overrides.host"),
+        ({"which": "failed", "overrides": {"gpu": "H100"}}, "overrides.gpu"),
+        ({"which": "failed", "overrides": {"gpu": 10}}, "overrides.gpu"),
+        ({"which": "failed", "overrides": {"time_limit_s": 0}}, "overrides.time_limit_s"),
+        ({"which": "failed", "overrides": {"time_limit_s": True}}, "overrides.time_limit_s"),
+        ({"which": "failed", "overrides": {"memory_bytes": 1}}, "overrides.memory_bytes"),
+        ({"which": "failed", "overrides": {"cpus": 4}}, "overrides.cpus"),
+        ({"which": "failed", "overrides": []}, "overrides"),
         ({"which": "failed", "reason": "a\0b"}, "reason"),
         ({"which": "failed", "reasons": "x"}, "reasons"),
     ],
@@ -453,6 +460,30 @@ def test_a_wrong_rerun_is_422_naming_the_field(
     status, answer = api.send(f"run-groups/{group.pk}/rerun", body)
 
     assert (status, fields(answer)) == (422, [field])
+
+
+def test_a_rerun_with_overrides_keeps_what_it_was_given(api: ApiClient, group: RunGroup) -> None:
+    run = broken_host(group)
+    host = factories.make_host()
+    asked = {"host": host.name, "time_limit_s": 7200, "memory_bytes": 2**30}
+
+    status, answer = api.send(f"runs/{run.pk}/rerun", {"overrides": asked})
+
+    assert (status, answer["items"][0]["overrides"]) == (200, asked)
+    entry = AuditEntry.objects.get(action="rerun")
+    assert entry.detail["overrides"] == asked
+
+
+def test_an_override_of_the_gpu_is_refused_where_the_config_asks_for_none(
+    api: ApiClient, group: RunGroup
+) -> None:
+    run = broken_host(group)
+    factories.make_gpu(factories.make_host())
+
+    status, answer = api.send(f"runs/{run.pk}/rerun", {"overrides": {"gpu": "A10"}})
+
+    assert status == 422
+    assert "asks for no GPU" in answer["errors"][0]["message"]
 
 
 def test_a_run_of_another_group_is_not_among_its_runs(api: ApiClient, group: RunGroup) -> None:

@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 import uuid
+from datetime import timedelta
 from io import StringIO
 from pathlib import Path
 
 import pytest
 from django.conf import settings
 from django.core.management import CommandError, call_command
+from django.utils import timezone
 
 from mlebench_web.accounts import tokens
 from mlebench_web.accounts.models import ApiToken, AuditEntry, OneTimeLink, Role, User
@@ -214,6 +216,38 @@ def test_cancel_of_a_run_that_has_ended_says_so(lab: Host) -> None:
     run = factories.make_run(result=Result.GOLD)
 
     assert "nothing left to cancel" in str(refusal("cancel", "--run", str(run.pk)))
+
+
+# ------------------------------------------------------------------------- hosts that fail
+
+
+def test_a_host_that_was_put_aside_is_used_again(lab: Host) -> None:
+    Host.objects.update(put_aside="three failed")
+
+    assert manage("use_again", "box-1")[0] == "box-1\n"
+    assert Host.objects.get().put_aside == ""
+    assert "was in use" in manage("use_again", "box-1")[1]
+
+
+def test_a_silent_host_is_said_to_be_lost(lab: Host) -> None:
+    with pytest.raises(CommandError, match="so it is not gone"):
+        manage("host_lost", "box-1")
+    then = timezone.now() - timedelta(minutes=5)
+    Host.objects.update(worker_seen_at=then, service_seen_at=then)
+    run = factories.make_run(state=State.RUNNING, host=lab, lease_until=then)
+
+    assert manage("host_lost", "box-1")[0] == f"{run.pk}\n"
+    assert run.attempts.count() == 2
+
+
+def test_a_rerun_takes_overrides_and_names_the_wrong_one(lab: Host) -> None:
+    run = factories.make_run(outcome=Outcome.INFRASTRUCTURE_FAILED, cause=Cause.ENGINE_ERROR)
+
+    with pytest.raises(CommandError, match="--host: There is no host 'nowhere'"):
+        manage("rerun", str(run.group_id), "--which", "failed", "--host", "nowhere")
+    manage("rerun", str(run.group_id), "--which", "failed", "--time-limit-hours", "2")
+
+    assert run.newest_attempt().overrides == {"time_limit_s": 7200}
 
 
 # --------------------------------------------------------------------------------------- drain

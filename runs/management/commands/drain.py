@@ -20,7 +20,8 @@ class Command(BaseCommand):
         parser.add_argument("host", metavar="HOST", help="its name")
         add_user(parser)
 
-    def handle(self, **options: Any) -> None:
+    def asked(self, options: dict[str, Any]) -> tuple[Host, User | None]:
+        """The host that is meant, and in whose name. Raises CommandError."""
         user = user_named(options["user"])
         demand(user, "fleet.drain")
         host = Host.objects.filter(name=options["host"]).first()
@@ -28,6 +29,10 @@ class Command(BaseCommand):
             allowed = list(Host.objects.values_list("name", flat=True))
             error = FieldError("host", f"There is no host {options['host']!r}.", allowed)
             raise refused([error], {"host": "HOST"})
+        return host, user
+
+    def handle(self, **options: Any) -> None:
+        host, user = self.asked(options)
         self.change(host, user)
         self.stdout.write(str(Attempt.objects.unended().filter(host=host).count()))
 

@@ -6,13 +6,29 @@ from typing import Any
 
 from django.core.management import BaseCommand
 
-from runs import submit
+from runs import overriding, submit
 from runs.management.actor import add_user, demand, refused, user_named
 from runs.models import RunGroup
 from runs.request import FieldError, RequestInvalid
 from runs.submit import NotRerunnable
 
 OPTIONS = {"group": "GROUP"}
+OVERRIDES = {
+    "overrides.host": "--host",
+    "overrides.gpu": "--gpu",
+    "overrides.time_limit_s": "--time-limit-hours",
+    "overrides.memory_bytes": "--memory-gib",
+}
+
+
+def overrides_in(options: dict[str, Any]) -> dict[str, Any]:
+    hours, gibibytes = options["time_limit_hours"], options["memory_gib"]
+    return {
+        "host": options["host"],
+        "gpu": options["gpu"],
+        "time_limit_s": round(hours * 3600) if hours is not None else None,
+        "memory_bytes": round(gibibytes * 2**30) if gibibytes is not None else None,
+    }
 
 
 class Command(BaseCommand):
@@ -27,6 +43,10 @@ class Command(BaseCommand):
         parser.add_argument(
             "--reason", default="", help="needed where an agent failed by its own doing; audited"
         )
+        parser.add_argument("--host", help="run on this host only")
+        parser.add_argument("--gpu", help="class of GPU, as A10, for configs that ask for one")
+        parser.add_argument("--time-limit-hours", type=float, help="in place of the group's")
+        parser.add_argument("--memory-gib", type=float, help="in place of the container config's")
         parser.add_argument("--format", choices=("text", "json"), default="text")
         add_user(parser)
 
@@ -40,9 +60,15 @@ class Command(BaseCommand):
         asked = options["run"] or options["which"]
         try:
             runs = submit.chosen(group, asked)
-            attempts = submit.rerun(runs, by=user, reason=options["reason"], mode=options["mode"])
+            attempts = submit.rerun(
+                runs,
+                by=user,
+                reason=options["reason"],
+                mode=options["mode"],
+                overrides=overriding.look_up(overrides_in(options), runs),
+            )
         except RequestInvalid as invalid:
-            raise refused(invalid.errors, {**OPTIONS, "which": "--run"}) from invalid
+            raise refused(invalid.errors, {**OPTIONS, **OVERRIDES, "which": "--run"}) from invalid
         except NotRerunnable as error:
             names = {**OPTIONS, "which": "--run" if options["run"] else "--which"}
             raise refused([FieldError(error.field, str(error))], names) from error
