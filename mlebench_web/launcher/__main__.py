@@ -57,7 +57,9 @@ def beside(info: dict[str, Any], options: Options, terminal: Terminal) -> int:
     if options.command != "demo":
         return 0
     env = environment.for_parts(options) | {"PUBLIC_URL": address}
-    return subprocess.run(demo_command(exit=True), env=env, cwd=BASE_DIR).returncode
+    status = subprocess.run(demo_command(exit=True), env=env, cwd=BASE_DIR).returncode
+    terminal.say(f"In the browser: {address}/leaderboard/")
+    return status
 
 
 def demo_command(*, exit: bool) -> list[str]:
@@ -222,7 +224,10 @@ class Product:
         if "worker" not in self.supervisor.parts:
             self.terminal.say("✗ There is no demo without a worker.")
             return 1
-        return self.supervisor.attached(demo_command(exit=self.options.exit))
+        status = self.supervisor.attached(demo_command(exit=self.options.exit))
+        if self.options.exit:
+            self.terminal.say("In the browser: start ./run on the same data folder.")
+        return status
 
 
 def said(job: Job) -> str:

@@ -55,9 +55,8 @@ def main(*, ends: bool) -> int:
     runs = of(groups)
     console.print(leaderboard(groups))
     console.print(table_of_runs(runs))
-    if ends:
-        console.print("In the browser: start ./run on the same data folder.")
-    else:
+    # With --exit only the caller knows whether anything goes on serving.
+    if not ends:
         console.print(f"In the browser: {settings.PUBLIC_URL}/leaderboard/", soft_wrap=True)
     missed = [run for run in runs if not is_graded(run)]
     for run in missed:
