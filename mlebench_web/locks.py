@@ -11,8 +11,8 @@ def _say_nothing() -> None:
 
 
 @contextmanager
-def alone(lock: Path, waiting: Callable[[], None] = _say_nothing) -> Iterator[None]:
-    """`waiting` is called when another process has it; then it is waited for."""
+def alone(lock: Path, waiting: Callable[[], None] = _say_nothing) -> Iterator[int]:
+    """The lock's handle. `waiting` is called when another process has it; it is waited for."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
         try:
@@ -20,4 +20,4 @@ def alone(lock: Path, waiting: Callable[[], None] = _say_nothing) -> Iterator[No
         except BlockingIOError:
             waiting()
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield file.fileno()

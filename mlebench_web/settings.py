@@ -30,6 +30,12 @@ SOCKETS_DIR = env.folder("SOCKETS_DIR", sockets.folder_for(DATA_DIR))
 # A Python with the libraries of requirements/ml.txt: grader children, process runtime.
 # Not resolved: a virtual environment's Python is a link, and is known by its own path.
 ML_PYTHON = Path(env.text("ML_PYTHON") or BASE_DIR / ".venv-ml" / "bin" / "python").absolute()
+# A Python with what the package `mlebench` needs: it prepares and grades mle-bench's competitions.
+MLEBENCH_PYTHON = Path(
+    env.text("MLEBENCH_PYTHON") or BASE_DIR / ".venv-mlebench" / "bin" / "python"
+).absolute()
+# Downloads and preparations of hundreds of gigabytes take days.
+PREPARE_LIMIT = env.hours("PREPARE_LIMIT_HOURS", 72)
 # Checkouts of mle-bench, as a path list; empty: only what ships with the product. Agents of the
 # first keep their plain ids.
 MLEBENCH_DIR = env.text("MLEBENCH_DIR")

@@ -14,15 +14,17 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection
 from django.db.models.functions import Now
 
-from mlebench_web.catalog import data
-from mlebench_web.catalog.models import Competition, ContainerConfig
+from mlebench_web.accounts import vault
+from mlebench_web.catalog import checkouts, data, images, official_data
+from mlebench_web.catalog.models import AgentImage, Competition, ContainerConfig
 from mlebench_web.fleet import hosts, inventory
 from mlebench_web.fleet.gpus import GpuReader, IsOurs, owner_of_processes
 from mlebench_web.fleet.inventory import EngineFacts
 from mlebench_web.fleet.models import Host, PreparedData
-from runs import bell, grading, layout, logs, snapshots
+from runs import agent_secrets, bell, grading, layout, logs, snapshots
 from runs.containers import Engine, EngineFailure, engine_of
 from runs.core.states import State
+from runs.data_jobs import DataJobs
 from runs.grader_process import GraderProcess
 from runs.models import Attempt, Installation, LogSegment
 from runs.validation import ValidationService
@@ -46,6 +48,7 @@ class HostService:
         self.gpus = GpuReader()
         self.grader = GraderProcess()
         self.validation = ValidationService()
+        self.data_jobs = DataJobs(self.host, self._stop_asked)
         self.worker_guard = WorkerGuard(self.host)
 
     def stop(self, *_: object) -> None:
@@ -64,6 +67,10 @@ class HostService:
                 (self.validation.sync, SYNC_EVERY),
                 (self.score_snapshots, SYNC_EVERY),
                 (self.worker_guard.look, SYNC_EVERY),
+                (self.data_jobs.find, JANITOR_EVERY),
+                (self.data_jobs.work, DATA_EVERY),
+                (self.build_images, SYNC_EVERY),
+                (checkouts.do_asked, SYNC_EVERY),
             )
         ]
         self.validation.start()
@@ -133,6 +140,18 @@ class HostService:
         """The score over time of runs that have ended; a running agent learns nothing of it."""
         snapshots.score_ended()
 
+    def build_images(self) -> None:
+        """What somebody asked for on a page or by the API."""
+        wanted = AgentImage.objects.filter(
+            state=AgentImage.State.WANTED, host_name__in=["", self.host.name]
+        )
+        if not wanted.exists() or self.host_has_no_engine():
+            return
+        with images.client() as client:
+            images.do_wanted(client, host_name=self.host.name, base_image=settings.BASE_IMAGE)
+        # Its runs can start now.
+        bell.ring(only=self.host)
+
     # ------------------------------------------------------------------ data
 
     def prepare_data(self) -> None:
@@ -156,7 +175,8 @@ class HostService:
         return [
             competition
             for competition in (ships | waiting | known).distinct()
-            if data.is_prepared(competition) or data.folder_of(competition) is not None
+            if not official_data.is_official(competition)
+            and (data.is_prepared(competition) or data.folder_of(competition) is not None)
         ]
 
     def _asked_again(self, row: PreparedData) -> bool:
@@ -202,6 +222,7 @@ class HostService:
 
         Containers of another installation, or of another host of this one, are never touched.
         """
+        vault.purge()
         install = Installation.this().name
         for engine in self._engines():
             for container in engine.own_containers(install, self.host.name):
@@ -234,7 +255,11 @@ class HostService:
                 engine.kill(container_id)
             if workspace.root.exists() and not attempt.artifacts:
                 workspace.make_readable(engine, attempt.image_id)
-                collected = workspace.collect(layout.attempt_folder(attempt), tick=lambda: None)
+                collected = workspace.collect(
+                    layout.attempt_folder(attempt),
+                    tick=lambda: None,
+                    secrets=agent_secrets.words(attempt.run.group),
+                )
                 Attempt.objects.filter(pk=attempt.pk).update(
                     artifacts=collected.artifacts, left_out=collected.left_out
                 )

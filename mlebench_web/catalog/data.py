@@ -60,6 +60,7 @@ def is_prepared(competition: Competition) -> bool:
     return (
         answers(competition).is_file()
         and sample_submission(competition).is_file()
+        and public_dir(competition).is_dir()
         and any(public_dir(competition).iterdir())
     )
 

@@ -6,7 +6,8 @@ Runs start by image id, so what ran is known even when a tag has moved on.
 import hashlib
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -45,6 +46,8 @@ logger = structlog.get_logger(__name__)
 BUILD_LIMIT = timedelta(hours=2)
 UNFINISHED = (AgentImage.State.WANTED, AgentImage.State.BUILDING)
 LOG_LINES = 2000
+# A layer that installs a lot says nothing for a long time.
+ENGINE_SECONDS = 3600
 LOG_WIDTH = 2000
 # Pages show a build's lines this long after the engine said them, or a little later.
 LOG_EVERY_SECONDS = 1.0
@@ -115,6 +118,23 @@ def want(agent: Agent, *, by: str, tag: str = "", host_name: str = "") -> AgentI
         host_name=host_name,
         asked_by=by,
     )
+
+
+@contextmanager
+def client() -> Iterator[docker.DockerClient]:
+    """This machine's engine, with a builder's patience. Raises BuildFailed when there is none."""
+    try:
+        found = (
+            docker.DockerClient(base_url=settings.ENGINE_URL, timeout=ENGINE_SECONDS)
+            if settings.ENGINE_URL
+            else docker.from_env(timeout=ENGINE_SECONDS)
+        )
+    except docker.errors.DockerException as error:
+        raise BuildFailed(f"No container engine: {error}") from error
+    try:
+        yield found
+    finally:
+        found.close()
 
 
 def do_wanted(client: docker.DockerClient, *, host_name: str, base_image: str) -> int:

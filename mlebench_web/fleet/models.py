@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from django.conf import settings
 from django.db import models
 
+from mlebench_web.accounts.models import User
 from mlebench_web.catalog.models import Competition
 
 
@@ -114,6 +115,13 @@ class PreparedData(models.Model):
         PREPARING = "preparing"
         READY = "ready"
         FAILED = "failed"
+        # For a person: see `waits_for`.
+        WAITING = "waiting"
+
+    class WaitsFor(models.TextChoices):
+        RULES = "rules", "somebody must accept the competition's rules at Kaggle"
+        CREDENTIALS = "credentials", "Kaggle credentials are missing or refused"
+        CHECKSUMS = "checksums", "files are not what the checksums say"
 
     host = models.ForeignKey(Host, on_delete=models.CASCADE, related_name="prepared")
     competition = models.ForeignKey(Competition, on_delete=models.CASCADE, related_name="prepared")
@@ -121,6 +129,14 @@ class PreparedData(models.Model):
     done_bytes = models.BigIntegerField(null=True, blank=True)
     total_bytes = models.BigIntegerField(null=True, blank=True)
     error = models.TextField(blank=True)
+    # What is being done, in a few words.
+    phase = models.CharField(max_length=100, blank=True)
+    waits_for = models.CharField(max_length=20, choices=WaitsFor.choices, blank=True)
+    # Where a person does what it waits for.
+    link = models.CharField(max_length=300, blank=True)
+    # Somebody has seen that the checksums differ, and wants the data all the same.
+    ignores_checksums = models.BooleanField(default=False)
+    asked_by = models.ForeignKey(User, on_delete=models.SET_NULL, null=True, blank=True)
     # Of the prepared files' names, sizes and hashes: what a result was graded against.
     digest = models.CharField(max_length=64, blank=True)
     updated_at = models.DateTimeField(auto_now=True)
