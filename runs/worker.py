@@ -66,6 +66,8 @@ OTHERS_EVERY = 60.0
 OUTAGES_AT_MOST = 20
 # How often the start-up wait looks for the relay; the relay needs some 0.1 s.
 READY_POLL_SECONDS = 0.01
+# How long the last lines of a log wait for a storage that does not take them.
+STORAGE_PATIENCE_SECONDS = 60
 
 
 def work_while_there_is_some() -> None:
@@ -186,17 +188,24 @@ class Supervisor:
 
     def ship(self, *, final: bool = False) -> int:
         """Ship what the logs have grown by; the number of the agent's bytes."""
-        if self._said:
-            lines, self._said = self._said, []
-            logs.append(self.attempt.pk, LogSegment.Source.RUN, "\n".join(lines))
         agent, container = self.shippers
-        try:
-            container.ship(final=final)
-            return agent.ship(final=final)
-        except logs.LogStorageError as error:
-            # The whole file is among the collected outputs: a line is missing on a page, no more.
-            logger.warning("log.not_shipped", attempt=self.attempt.pk, error=str(error))
-            return 0
+        until = time.monotonic() + STORAGE_PATIENCE_SECONDS
+        while True:
+            try:
+                if self._said:
+                    logs.append(self.attempt.pk, LogSegment.Source.RUN, "\n".join(self._said))
+                    self._said = []
+                container.ship(final=final)
+                return agent.ship(final=final)
+            except logs.LogStorageError as error:
+                logger.warning("log.not_shipped", attempt=self.attempt.pk, error=str(error))
+                if not final or time.monotonic() > until:
+                    # A later call ships it. After the last one the whole file is among the
+                    # collected outputs: lines are missing on a page, no more.
+                    return 0
+            # A disk that is full for a moment: no run should end for that.
+            self.tick()
+            time.sleep(1)
 
     def save(self, **fields: object) -> None:
         patiently(lambda: self.attempt.save_held(self.token, **fields), tick=self.tick)
