@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 from docker.errors import DockerException
 
 from chaoskit.processes import send
@@ -383,10 +382,3 @@ def target(world: World) -> Host:
     """A host with something to lose: one that runs more than the other, or either."""
     busy = [host for host in world.hosts if world.seen.running(host.name)]
     return world.random.choice(busy or world.hosts)
-
-
-def alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

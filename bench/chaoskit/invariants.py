@@ -17,9 +17,9 @@ from typing import Any
 import docker
 
 from chaoskit import rows
-from chaoskit.agent import LINES_A_STEP
-from chaoskit.faults import alive
+from chaoskit.agent import LINES_A_STEP, STEP_SECONDS
 from chaoskit.ledger import Ledger
+from chaoskit.processes import alive
 from chaoskit.world import HEARTBEAT, LOST_AFTER, SLOTS, Host, World
 
 # The host's last sign of life may be this much older than the moment at which it went out, and
@@ -28,6 +28,7 @@ LOST_TOLERANCE = HEARTBEAT + 3
 # The host service sweeps each 30 s.
 SWEPT_WITHIN = 100.0
 GAP_SECONDS = 1.0
+LINE = re.compile(r"^line (\d+) of", re.MULTILINE)
 ENDED_WITHIN = 300.0
 
 
@@ -239,7 +240,7 @@ def logs_are_whole(world: World) -> dict[str, Any]:
     lines_seen = 0
     for attempt in Attempt.objects.select_related("run__group", "run__competition"):
         text = b"".join(logs.raw(attempt.pk, "agent")).decode()
-        numbers = [int(found) for found in re.findall(r"^line (\d+) of", text, re.MULTILINE)]
+        numbers = [int(found) for found in LINE.findall(text)]
         lines_seen += len(numbers)
         who = f"attempt {attempt.pk} ({attempt.outcome} {attempt.cause})"
         if numbers != list(range(1, len(numbers) + 1)):
@@ -249,7 +250,7 @@ def logs_are_whole(world: World) -> dict[str, Any]:
         if re.search(r"[^\n]line \d+ of", text):
             ledger.violate("a log line was cut in two", who)
         kept = layout.attempt_folder(attempt) / "logs" / "agent.stdout"
-        written = kept.read_text().count("\n") if kept.exists() else None
+        written = len(LINE.findall(kept.read_text())) if kept.exists() else None
         if attempt.outcome == "graded":
             steps = int(attempt.run.group.env["STEPS"])
             if len(numbers) != steps * LINES_A_STEP:
@@ -335,8 +336,10 @@ def time_lost(world: World) -> None:
         times = [float(line.split()[1]) for line in path.read_text().splitlines() if " " in line]
         for before, after in itertools.pairwise(times):
             gap = after - before
-            if gap > GAP_SECONDS and (fault := ledger.fault_at(before, slack=15)):
-                fault.paused += gap - 0.2
+            if gap > GAP_SECONDS and (
+                fault := ledger.fault_at(before + STEP_SECONDS + 0.1, slack=15)
+            ):
+                fault.paused += gap - STEP_SECONDS
         fault = ledger.fault_at(times[-1], slack=15) if times else None
         if fault and attempt.outcome == "infrastructure_failed":
             fault.redone += times[-1] - times[0]

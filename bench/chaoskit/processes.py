@@ -147,3 +147,11 @@ def in_cgroup_of(container_pid: int) -> list[psutil.Process]:
         # An exec is no child of the first process: both are the shim's.
         return shim.children(recursive=True) if shim else [head, *head.children(recursive=True)]
     return []
+
+
+def alive(pid: int | None) -> bool:
+    """Whether there is such a process, frozen or not, that is not only not buried."""
+    try:
+        return pid is not None and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

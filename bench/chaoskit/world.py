@@ -28,7 +28,7 @@ from docker.errors import DockerException
 from chaoskit import agent, rows
 from chaoskit.engines import OwnEngine, unmount_below
 from chaoskit.ledger import Ledger, Outage
-from chaoskit.processes import Part, in_cgroup_of, send
+from chaoskit.processes import Part, alive, in_cgroup_of, send
 from chaoskit.stores import Postgres, Valkey, free_port, port_answers
 from mlebench_web.launcher.__main__ import control_command, worker_command
 
@@ -346,10 +346,10 @@ class World:
         return True
 
     def is_well(self) -> bool:
-        """All parts are up, all attempts are held, and two of them run."""
+        """All parts are up, all attempts are in the hands of living supervisors, and two run."""
         return (
             all(part.is_alive() and part.ready() for part in self.parts)
-            and all(row.is_held for row in self.seen.attempts)
+            and all(row.is_held and alive(row.pid) for row in self.seen.attempts)
             and len(self.seen.running()) >= 2
             and time.monotonic() - self.seen.at < 2
         )
