@@ -185,14 +185,30 @@ def number_line(thresholds: Thresholds, score: float | None = None) -> SafeStrin
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """One attempt on the timeline, in seconds since the first one was claimed."""
+class Piece:
+    """A part of a row on the timeline, in seconds on its axis."""
 
-    label: str
     begin: float
     end: float
     css: str
     words: str
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """One attempt on the timeline: its pieces, drawn in this order, and how it ended."""
+
+    label: str
+    pieces: Sequence[Piece]
+    words: str
+
+    @property
+    def begin(self) -> float:
+        return min((piece.begin for piece in self.pieces), default=0.0)
+
+    @property
+    def end(self) -> float:
+        return max((piece.end for piece in self.pieces), default=0.0)
 
 
 def timeline(stretches: Sequence[Stretch], *, limit_seconds: float | None) -> SafeString:
@@ -224,17 +240,27 @@ def timeline(stretches: Sequence[Stretch], *, limit_seconds: float | None) -> Sa
         begin, end = at(stretch.begin), at(stretch.end)
         # Words stand behind the bar, or before it where there is no room.
         behind = end < right - 320
+        drawn = format_html_join(
+            "",
+            '<rect class="{}" x="{}" y="{}" width="{}" height="14"><title>{}</title></rect>',
+            (
+                (
+                    piece.css,
+                    f"{at(piece.begin):.1f}",
+                    y,
+                    f"{max(at(piece.end) - at(piece.begin), 1):.1f}",
+                    piece.words,
+                )
+                for piece in stretch.pieces
+            ),
+        )
         parts.append(
             format_html(
-                '<text class="lbl" x="0" y="{}">{}</text>'
-                '<rect class="{}" x="{}" y="{}" width="{}" height="14" rx="2"/>'
+                '<text class="lbl" x="0" y="{}">{}</text>{}'
                 '<text x="{}" y="{}" text-anchor="{}">{}</text>',
                 y + 11,
                 stretch.label,
-                stretch.css,
-                f"{begin:.1f}",
-                y,
-                f"{max(end - begin, 3):.1f}",
+                drawn,
                 f"{end + 8 if behind else begin - 8 if begin > left + 320 else begin + 8:.1f}",
                 y + 11,
                 "start" if behind or begin <= left + 320 else "end",
@@ -252,13 +278,133 @@ def timeline(stretches: Sequence[Stretch], *, limit_seconds: float | None) -> Sa
                 height - 2,
             )
         )
-    words = ". ".join(f"{stretch.label}: {stretch.words}" for stretch in stretches)
+    words = ". ".join(
+        f"{stretch.label}: "
+        + ", ".join(
+            f"{piece.words} {_in_words(piece.end - piece.begin)}" for piece in stretch.pieces
+        )
+        + f"; {stretch.words}"
+        for stretch in stretches
+    )
     return format_html(
         '<svg class="ch wide" viewBox="0 0 1360 {}" role="img" aria-label="{}">{}</svg>',
         height + 2,
         words,
         format_html_join("", "{}", ((part,) for part in parts)),
     )
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A submission as it stood at one moment: seconds of active agent time, and its score."""
+
+    seconds: float
+    score: float
+
+
+def score_curve(
+    points: Sequence[Scored], thresholds: Thresholds, *, end_seconds: float
+) -> SafeString:
+    """The score over active time as steps, better upwards, with the thresholds as lines.
+
+    Empty without a point or without knowing which way is better.
+    """
+    if not points or thresholds.is_lower_better is None:
+        return SafeString("")
+    sign = -1 if thresholds.is_lower_better else 1
+    scores = [sign * point.score for point in points]
+    known = [sign * value for value in thresholds.known()]
+    # Thresholds far away must not press the curve into a line: two of its heights at most.
+    low, high = min(scores), max(scores)
+    reach = (
+        2 * (high - low) if high > low else max((abs(value - high) for value in known), default=0)
+    )
+    shown = [value for value in known if low - reach <= value <= high + reach]
+    low, high = min([low, *shown]), max([high, *shown])
+    span = (high - low) or abs(high) or 1.0
+    low, high = low - 0.08 * span, high + 0.08 * span
+    left, right, top, bottom = 8.0, 282.0, 8.0, 118.0
+    whole = max(end_seconds, points[-1].seconds) or 1.0
+
+    def x(seconds: float) -> float:
+        return left + (right - left) * min(max(seconds / whole, 0), 1)
+
+    def y(value: float) -> float:
+        return bottom - (bottom - top) * (value - low) / (high - low)
+
+    parts = []
+    for mark in _marks(whole)[::2]:
+        parts.append(
+            format_html(
+                '<line class="ax" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>'
+                '<text x="{0}" y="{3}" text-anchor="middle">{4}</text>',
+                f"{x(mark):.1f}",
+                top,
+                bottom,
+                bottom + 12,
+                _axis_words(mark, whole),
+            )
+        )
+    names = (
+        ("gold", thresholds.gold),
+        ("silver", thresholds.silver),
+        ("bronze", thresholds.bronze),
+        ("median", thresholds.median),
+    )
+    for name, value in names:
+        if value is None or sign * value not in shown:
+            continue
+        parts.append(
+            format_html(
+                '<line class="ref" x1="{}" x2="{}" y1="{}" y2="{}"/><text x="{}" y="{}">{}</text>',
+                left,
+                right,
+                f"{y(sign * value):.1f}",
+                f"{y(sign * value):.1f}",
+                left + 2,
+                f"{y(sign * value) - 2:.1f}",
+                name,
+            )
+        )
+    path = f"M{x(points[0].seconds):.1f} {y(sign * points[0].score):.1f}"
+    for point in points[1:]:
+        path += f"H{x(point.seconds):.1f}V{y(sign * point.score):.1f}"
+    path += f"H{x(end_seconds):.1f}"
+    parts.append(format_html('<path class="ln" d="{}"/>', path))
+    parts.append(
+        format_html_join(
+            "",
+            '<circle class="pt" cx="{}" cy="{}" r="2.5"><title>{} after {}</title></circle>',
+            (
+                (
+                    f"{x(point.seconds):.1f}",
+                    f"{y(sign * point.score):.1f}",
+                    f"{point.score:.5g}",
+                    _in_words(point.seconds),
+                )
+                for point in points
+            ),
+        )
+    )
+    best = max(points, key=lambda point: sign * point.score)
+    words = (
+        f"{len(points)} scored submissions: first {points[0].score:.5g} after "
+        f"{_in_words(points[0].seconds)}, best {best.score:.5g} after {_in_words(best.seconds)}, "
+        f"last {points[-1].score:.5g} after {_in_words(points[-1].seconds)}"
+    )
+    return format_html(
+        '<svg class="ch wide-line" viewBox="0 0 290 134" role="img" aria-label="{}">{}</svg>',
+        words,
+        format_html_join("", "{}", ((part,) for part in parts)),
+    )
+
+
+def _in_words(seconds: float) -> str:
+    if seconds >= 7200:
+        return f"{seconds / 3600:.1f} h"
+    if seconds >= 120:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds:.0f} s"
 
 
 STEPS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 21600, 43200, 86400)

@@ -5,7 +5,7 @@ from ninja import Query, Router
 from ninja.responses import Status
 
 from mlebench_web.fleet import hosts
-from runs import overriding, submit
+from runs import contact, overriding, submit
 from runs.api.app import ApiRequest, demand
 from runs.api.asked import (
     LARGEST_ID,
@@ -94,7 +94,7 @@ def group_runs(
     rows = with_attempts(_group(pk).runs.order_by("competition__name", "seed"))
     if state is not None:
         rows = rows.filter(state=state)
-    at = hosts.now()
+    at = contact.as_of(hosts.now())
     return page(
         request,
         rows,
@@ -140,7 +140,7 @@ def requeue(runs: list[Run], request: ApiRequest, asked: Rerun) -> Requeued:
         mode=asked.mode,
         overrides=overriding.look_up(asked.overrides, runs),
     )
-    at = hosts.now()
+    at = contact.as_of(hosts.now())
     queued = {attempt.run_id for attempt in attempts}
     return Requeued(
         items=[AttemptObject.of(attempt, at) for attempt in attempts],

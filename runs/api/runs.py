@@ -8,7 +8,7 @@ from ninja import Query, Router
 from ninja.responses import Status
 
 from mlebench_web.fleet import hosts
-from runs import layout, logs, queue, submit
+from runs import contact, layout, logs, queue, submit
 from runs.api.app import ApiRequest, demand
 from runs.api.asked import LARGEST_ID, Nothing, Rerun
 from runs.api.groups import requeue
@@ -146,7 +146,7 @@ def _shown(pk: int) -> RunObject:
     row = with_attempts(Run.objects.filter(pk=_run(pk).pk)).get()
     newest = row.newest_attempt()
     waiting = queue.why_waiting(newest) if newest.state == State.QUEUED else None
-    return RunObject.of(row, hosts.now(), waiting=waiting)
+    return RunObject.of(row, contact.as_of(hosts.now()), waiting=waiting)
 
 
 def _attempt(run: Run, number: int | None) -> Attempt:

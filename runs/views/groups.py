@@ -19,13 +19,16 @@ from django.views.decorators.vary import vary_on_headers
 from mlebench_web.accounts.rules import reason_against
 from mlebench_web.catalog.models import Agent, Competition, ContainerConfig, Split
 from mlebench_web.fleet import hosts
+from mlebench_web.fleet.models import Host
 from mlebench_web.http import SignedInRequest
-from runs import queue, submit
+from runs import overriding, queue, submit
 from runs.charts import Part, stacked_bar
 from runs.core.group_state import AT_WORK, group_state
+from runs.core.overrides import Overrides
 from runs.core.states import Result, RunState, State
 from runs.forms import NewRunGroupForm
 from runs.models import Attempt, Experiment, Move, Run, RunGroup
+from runs.request import FieldError, RequestInvalid
 from runs.views import marks
 from runs.views.picture import ORDERS, hardware_words, picture_of
 
@@ -298,6 +301,9 @@ def group_page(request: SignedInRequest, pk: int) -> HttpResponse:
         "asked_for": hardware_words(_asked(group)),
         "no_cancel": reason_against(request.user, "runs.cancel", group),
         "no_rerun": reason_against(request.user, "runs.rerun", group),
+        "host_names": list(Host.objects.values_list("name", flat=True)),
+        # Boxes in the grid in place of links, to choose runs by hand; that page does not poll.
+        "is_picking": "pick" in request.GET,
         "may_add": request.user.has_perm("runs.add_group"),
     }
     template = "runs/group.html#live" if request.htmx else "runs/group.html"
@@ -340,14 +346,40 @@ def cancel(request: SignedInRequest, pk: int) -> HttpResponse:
 @require_POST
 @login_required
 def rerun(request: SignedInRequest, pk: int) -> HttpResponse:
-    """Failed runs again: those of the causes that are ticked."""
+    """Failed runs again: those of the causes that are ticked, or those that are ticked in the
+    grid."""
     group = get_object_or_404(RunGroup, pk=pk)
     if refusal := reason_against(request.user, "runs.rerun", group):
         raise PermissionDenied(refusal)
-    picture = picture_of(group, now=hosts.now())
     wanted = set(request.POST.getlist("cause"))
-    runs: list[Run] = [run for each in picture.causes if each.cause in wanted for run in each.runs]
+    picked = {int(each) for each in request.POST.getlist("run") if each.isdecimal()}
+    runs = [
+        run
+        for each in picture_of(group, now=hosts.now()).causes
+        if each.cause in wanted
+        for run in each.runs
+    ]
+    runs += group.runs.filter(pk__in=picked).select_related("competition", "group")
     return rerun_and_tell(request, runs, back_to=group)
+
+
+def overrides_in(request: SignedInRequest, runs: list[Run]) -> Overrides:
+    """What the dialog asks for in place of the groups' settings. Raises RequestInvalid."""
+    asked: dict[str, object] = {
+        name: request.POST.get(name, "").strip() or None for name in ("host", "gpu")
+    }
+    for field, name, unit in (
+        ("time_limit_hours", "time_limit_s", 3600),
+        ("memory_gib", "memory_bytes", 2**30),
+    ):
+        if text := request.POST.get(field, "").strip():
+            try:
+                asked[name] = round(float(text) * unit)
+            except (ValueError, OverflowError) as error:
+                raise RequestInvalid(
+                    [FieldError(f"overrides.{name}", f"{text!r} is no number.")]
+                ) from error
+    return overriding.look_up(asked, runs)
 
 
 def rerun_and_tell(
@@ -357,9 +389,18 @@ def rerun_and_tell(
         messages.info(request, "Nothing was chosen that can run again.")
         return redirect(back_to)
     try:
-        attempts = submit.rerun(runs, by=request.user, reason=request.POST.get("reason", ""))
+        attempts = submit.rerun(
+            runs,
+            by=request.user,
+            reason=request.POST.get("reason", ""),
+            overrides=overrides_in(request, runs),
+        )
     except submit.NotRerunnable as refused:
         messages.error(request, str(refused))
+        return redirect(back_to)
+    except RequestInvalid as invalid:
+        for error in invalid.errors:
+            messages.error(request, f"{error.field.removeprefix('overrides.')}: {error.message}")
         return redirect(back_to)
     if attempts:
         messages.success(request, f"{len(attempts)} runs are queued again.")

@@ -11,6 +11,7 @@ from django.utils.safestring import SafeString
 
 from mlebench_web.catalog.models import Competition, Split
 from mlebench_web.fleet.models import Gpu, Host
+from runs import contact
 from runs.charts import Part, stacked_bar
 from runs.core.failures import AGENTS_OWN, EXPLAINED, Cause
 from runs.core.group_state import group_state
@@ -32,6 +33,13 @@ OVER = (RunState.FINISHED, RunState.FAILED, RunState.CANCELLED)
 class Cell:
     run: Run
     mark: Mark
+    # When its lease expired, where that says that contact is lost.
+    lost_since: datetime | None = None
+
+    @property
+    def can_rerun(self) -> bool:
+        failed = (marks.AGENT_FAILED, marks.INFRASTRUCTURE_FAILED, marks.CANCELLED)
+        return self.mark in failed or self.run.is_cut_short
 
 
 @dataclass(frozen=True)
@@ -135,6 +143,28 @@ class Picture:
     hosts: Sequence[HostInUse]
 
     @property
+    def lost(self) -> "list[Cell]":
+        """Runs without contact, the longest first."""
+        found = [
+            cell
+            for section in self.sections
+            for row in section.rows
+            for cell in row.cells
+            if cell.lost_since
+        ]
+        return sorted(found, key=lambda cell: cell.lost_since or datetime.max)
+
+    @property
+    def can_pick(self) -> int:
+        """Runs that can be run again: failed, cancelled, cut short."""
+        return sum(
+            cell.can_rerun
+            for section in self.sections
+            for row in section.rows
+            for cell in row.cells
+        )
+
+    @property
     def is_over(self) -> bool:
         return self.state in OVER
 
@@ -175,17 +205,18 @@ def attempts_of(runs: "QuerySet[Run]") -> "QuerySet[Attempt]":
 
 
 def picture_of(group: RunGroup, *, order: str = "split", now: datetime) -> Picture:
-    """Costs six queries."""
+    """Costs seven queries."""
     runs = list(group.runs.select_related("competition").order_by("competition__name", "seed"))
     attempts: dict[int, list[Attempt]] = defaultdict(list)
     for attempt in attempts_of(group.runs.all()):
         attempts[attempt.run_id].append(attempt)
     newest = {run_id: tries[-1] for run_id, tries in attempts.items()}
+    looked = contact.as_of(now)
     run_marks = {
         run.pk: mark_of(
             run,
             outcome=newest[run.pk].outcome if run.pk in newest else "",
-            is_lost=run.pk in newest and newest[run.pk].has_lost_contact(now),
+            is_lost=run.pk in newest and newest[run.pk].has_lost_contact(looked),
         )
         for run in runs
     }
@@ -265,7 +296,16 @@ def _sections(
         rows.append(
             Row(
                 competition,
-                [Cell(run, run_marks[run.pk]) for run in its_runs],
+                [
+                    Cell(
+                        run,
+                        run_marks[run.pk],
+                        newest[run.pk].lease_until
+                        if run_marks[run.pk] == marks.LOST_CONTACT
+                        else None,
+                    )
+                    for run in its_runs
+                ],
                 median(taken) if taken else None,
             )
         )

@@ -23,14 +23,23 @@ from django.views.decorators.vary import vary_on_headers
 
 from mlebench_web.accounts.rules import reason_against
 from mlebench_web.fleet import hosts
+from mlebench_web.fleet.models import Host
 from mlebench_web.http import SignedInRequest
-from runs import ansi, layout, logs, queue, submit
-from runs.charts import Stretch, Thresholds, number_line, timeline
+from runs import ansi, contact, layout, logs, queue, submit
+from runs.charts import (
+    Piece,
+    Scored,
+    Stretch,
+    Thresholds,
+    number_line,
+    score_curve,
+    timeline,
+)
 from runs.core.container_config import ConfigRefused, limits_of
 from runs.core.failures import Cause
 from runs.core.states import Outcome, RunState, State
 from runs.models import Attempt, GradingReport, LogSegment, Move, Run
-from runs.views import marks
+from runs.views import marks, spans
 from runs.views.groups import rerun_and_tell
 from runs.views.picture import OVER, hardware_words
 from runs.views.streaming import streamed
@@ -138,7 +147,9 @@ def _chosen(attempts: list[Attempt], asked: str | None) -> Attempt:
 def _state(run: Run, attempts: list[Attempt], shown: Attempt) -> dict[str, object]:
     now = hosts.now()
     newest = attempts[-1]
-    is_lost = newest.has_lost_contact(now)
+    looked = contact.as_of(now)
+    is_lost = newest.has_lost_contact(looked)
+    spent = [spans.spent(each, now, agent_seconds=_active_seconds(each, now)) for each in attempts]
     mark = marks.mark_of(run, outcome=newest.outcome, is_lost=is_lost)
     counted = next((each for each in attempts if each.pk == run.counted_id), None)
     report = _report(counted or shown)
@@ -154,8 +165,14 @@ def _state(run: Run, attempts: list[Attempt], shown: Attempt) -> dict[str, objec
         and not newest.cancel_requested_at,
         "can_rerun": newest.is_ended and (newest.outcome != Outcome.GRADED or run.is_cut_short),
         "needs_reason": newest.outcome == Outcome.AGENT_FAILED,
-        "rows": [_attempt_row(each, now) for each in attempts],
-        "timeline": _timeline(run, attempts, now) if len(attempts) > 1 else SafeString(""),
+        "rows": [_attempt_row(each, now, looked) for each in attempts],
+        "timeline": _timeline(run, attempts, now),
+        "spent": spent,
+        "not_charged": spans.total(spent),
+        "paused_seconds": shown.paused_seconds,
+        "time_limit": queue.time_limit_of(newest) if run.group.time_limit else None,
+        "asked": newest.asked.words(),
+        **_curve(run, shown, _report(shown)),
         "phases": _phases(shown, now),
         "active_seconds": _active_seconds(newest, now),
         "hardware": hardware_words(shown.hardware),
@@ -177,6 +194,7 @@ def _permissions(request: SignedInRequest, run: Run) -> dict[str, object]:
     return {
         "no_cancel": reason_against(request.user, "runs.cancel", run),
         "no_rerun": reason_against(request.user, "runs.rerun", run),
+        "host_names": list(Host.objects.values_list("name", flat=True)),
         "no_download": reason_against(request.user, "runs.download", run),
     }
 
@@ -203,35 +221,36 @@ def _report(attempt: Attempt) -> GradingReport | None:
 
 
 def _line(run: Run, report: GradingReport | None) -> SafeString:
-    """Thresholds as they were when it was graded, else as they are now."""
+    return number_line(_thresholds(run, report), report.score if report else None)
+
+
+def _thresholds(run: Run, report: GradingReport | None) -> Thresholds:
+    """As they were when it was graded, else as they are now."""
     source = report or run.competition
-    return number_line(
-        Thresholds(
-            gold=source.gold_threshold,
-            silver=source.silver_threshold,
-            bronze=source.bronze_threshold,
-            median=source.median_threshold,
-            is_lower_better=source.is_lower_better,
-        ),
-        report.score if report else None,
+    return Thresholds(
+        gold=source.gold_threshold,
+        silver=source.silver_threshold,
+        bronze=source.bronze_threshold,
+        median=source.median_threshold,
+        is_lower_better=source.is_lower_better,
     )
 
 
 def _active_seconds(attempt: Attempt, now: datetime) -> float | None:
     """Of the agent: as it was counted, or while it runs since it started, less its pauses."""
     if attempt.state == State.RUNNING and attempt.agent_started_at:
-        passed = (now - attempt.agent_started_at).total_seconds() - attempt.paused_seconds
-        return max(passed, attempt.active_seconds)
+        passed = (now - attempt.agent_started_at).total_seconds()
+        return max(passed - attempt.paused_seconds - attempt.down_seconds, attempt.active_seconds)
     return attempt.active_seconds or None
 
 
-def _attempt_row(attempt: Attempt, now: datetime) -> dict[str, object]:
+def _attempt_row(attempt: Attempt, now: datetime, looked: datetime) -> dict[str, object]:
     if attempt.is_ended:
         outcome = Outcome(attempt.outcome)
         status, word = OUTCOME_STATUS[outcome], outcome.replace("_", " ")
         cause = attempt.cause_sentence if outcome != Outcome.GRADED or attempt.cause else ""
     else:
-        lost = attempt.has_lost_contact(now)
+        lost = attempt.has_lost_contact(looked)
         is_queued = attempt.state == State.QUEUED
         status = "warn" if lost else "idle" if is_queued else "run"
         word, cause = "lost contact" if lost else attempt.state, ""
@@ -247,27 +266,44 @@ def _attempt_row(attempt: Attempt, now: datetime) -> dict[str, object]:
 
 
 def _timeline(run: Run, attempts: list[Attempt], now: datetime) -> SafeString:
-    claimed = [each for each in attempts if each.claimed_at]
-    if not claimed:
+    """Attempts with what of their time is charged and what not; empty before the first claim."""
+    if not any(each.claimed_at for each in attempts):
         return SafeString("")
-    start = min(each.claimed_at for each in claimed if each.claimed_at)
+    origin = min(each.queued_at for each in attempts)
     stretches = []
-    for each in claimed:
-        begin = each.claimed_at or start
-        end = each.ended_at or now
+    for each in attempts:
         outcome = Outcome(each.outcome) if each.outcome else None
         words = each.cause_sentence.rstrip(".") if each.cause else ""
+        css = OUTCOME_FILL[outcome] if outcome else "f-run"
         stretches.append(
             Stretch(
                 label=f"{each.number} · {each.host.name if each.host else 'no host'}"[:24],
-                begin=(begin - start).total_seconds(),
-                end=(end - start).total_seconds(),
-                css=OUTCOME_FILL[outcome] if outcome else "f-run",
+                pieces=[
+                    Piece(one.begin, one.end, one.css, one.words)
+                    for one in spans.spans_of(each, origin, now, agent_css=css)
+                ],
                 words=words or (outcome.replace("_", " ") if outcome else each.state),
             )
         )
-    limit = run.group.time_limit
+    limit = queue.time_limit_of(attempts[-1]) if run.group.time_limit else None
     return timeline(stretches, limit_seconds=limit.total_seconds() if limit else None)
+
+
+def _curve(run: Run, attempt: Attempt, report: GradingReport | None) -> dict[str, object]:
+    """Scores over active time, of an ended attempt only: a running agent learns nothing of it."""
+    if not attempt.is_ended:
+        return {"curve": SafeString(""), "scored": []}
+    points = [
+        Scored(each.active_seconds, each.score)
+        for each in attempt.snapshots.filter(score__isnull=False)
+        if each.score is not None
+    ]
+    last = report if report and report.attempt_id == attempt.pk else None
+    if points and last and last.score is not None and not attempt.graded_snapshot_id:
+        # What was left at the end is the last of them, also where no copy of it was needed.
+        points.append(Scored(attempt.active_seconds, last.score))
+    curve = score_curve(points, _thresholds(run, report), end_seconds=attempt.active_seconds)
+    return {"curve": curve, "scored": points if curve else []}
 
 
 @dataclass(frozen=True)

@@ -241,6 +241,31 @@ def test_who_may_not_sees_the_button_off_and_the_reason_beside_it(world: World) 
     assert any("Only the owner" in t.text for t in page.tags if t.name == "p")
 
 
+def test_runs_are_chosen_in_the_grid_and_run_again_with_a_reason(world: World) -> None:
+    client = signed_in(world.alice)
+    page = get(client, f"{world.group.get_absolute_url()}?pick=1")
+    boxes = {t.attributes["value"] for t in page.tags if t.attributes.get("name") == "run"}
+    failed = world.by_outcome[Outcome.AGENT_FAILED]
+    cancelled = world.by_outcome[Outcome.CANCELLED]
+
+    assert {str(failed.pk), str(cancelled.pk)} <= boxes
+    assert str(world.by_result[Result.GOLD].pk) not in boxes, "a result stands"
+    assert "hx-get" not in page.with_id("live").attributes, "a poll would take the ticks away"
+    client.post(
+        reverse("rerun_group", args=[world.group.pk]),
+        {"run": [failed.pk, cancelled.pk], "reason": "a typo in the prompt"},
+    )
+
+    assert [run.newest_attempt().state for run in (failed, cancelled)] == [State.QUEUED] * 2
+
+
+def test_the_grid_says_since_when_contact_is_lost(world: World) -> None:
+    text = signed_in(world.alice).get(world.group.get_absolute_url()).content.decode()
+
+    assert "lost contact since 5 min ago" in text
+    assert "1 run, the longest since" in text
+
+
 def test_dropping_queued_runs_leaves_running_ones_alone(world: World) -> None:
     signed_in(world.alice).post(reverse("cancel_group", args=[world.group.pk]), {"what": "queued"})
 

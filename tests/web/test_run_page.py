@@ -11,8 +11,9 @@ from django.utils import timezone
 
 from mlebench_web.accounts.models import Role
 from runs import layout, logs
+from runs.core.interruptions import Interruption, Kind
 from runs.core.states import Outcome, Result, RunState, State
-from runs.models import Attempt, LogSegment, Run
+from runs.models import Attempt, Installation, LogSegment, Run, SubmissionSnapshot
 from tests.factories import make_report, make_run, make_user
 from tests.web.conftest import World, signed_in
 from tests.web.pages import Page, get, parse
@@ -48,6 +49,85 @@ def test_lost_contact_is_amber_and_promises_nothing(world: World) -> None:
 
     assert '<span role="status" class="st warn">Lost contact' in text
     assert "nothing is started anew for now" in text
+
+
+def test_an_expired_lease_is_no_lost_contact_while_nobody_could_renew_one(world: World) -> None:
+    Installation.this()
+    Installation.objects.update(trust_leases_from=timezone.now() + timedelta(seconds=60))
+    client = signed_in(world.alice)
+
+    for thing in (world.lost, world.group):
+        assert "Lost contact" not in client.get(thing.get_absolute_url()).content.decode()
+
+
+def test_a_silent_engine_is_amber_and_says_since_when(world: World) -> None:
+    run = world.by_state[State.RUNNING]
+    Attempt.objects.filter(run=run).update(
+        engine_silent_since=timezone.now() - timedelta(minutes=3),
+        engine_silence="Connection <refused>",
+    )
+
+    text = signed_in(world.alice).get(run.get_absolute_url()).content.decode()
+
+    assert '<span class="st warn">Engine silent</span>' in text
+    assert "3 min ago" in text
+    assert "Connection &lt;refused&gt;" in text
+
+
+def test_what_is_not_charged_is_itemised(world: World) -> None:
+    run = world.by_result[Result.GOLD]
+    pause = Interruption(Kind.PAUSED, at=30, seconds=40).as_json()
+    down = Interruption(Kind.DOWN, at=80, seconds=20).as_json()
+    Attempt.objects.filter(run=run).update(
+        interruptions=[pause, down],
+        paused_seconds=40,
+        down_seconds=20,
+        overrides={"time_limit_s": 7200, "host": "box-1"},
+    )
+
+    page = get(signed_in(world.alice), run.get_absolute_url())
+
+    chart = next(t for t in page.tags if "agent" in t.attributes.get("aria-label", ""))
+    for words in ("waited in the queue 3 s", "start-up 1 s", "paused while its worker was cut off"):
+        assert words in chart.attributes["aria-label"], words
+    table = next(t for t in page.tags if t.name == "details" and "Where the time" in t.text)
+    for words in ("40 s", "20 s", "on box-1, time limit 2 h", "may have counted that"):
+        assert words in table.text, words
+
+
+def test_the_score_over_time_is_shown_of_ended_attempts_only(world: World) -> None:
+    ended, running = world.by_result[Result.GOLD], world.by_state[State.RUNNING]
+    for run in (ended, running):
+        for seconds, score in ((10, 0.3), (60, 0.2)):
+            SubmissionSnapshot.objects.create(
+                attempt=run.newest_attempt(),
+                active_seconds=seconds,
+                digest="d",
+                size=1,
+                is_valid=True,
+                score=score,
+            )
+    client = signed_in(world.alice)
+
+    text = client.get(ended.get_absolute_url()).content.decode()
+    assert "Score over active time" in text
+    assert "3 scored submissions: first 0.3 after 10 s" in text, "and what was left at the end"
+    assert "Score over active time" not in client.get(running.get_absolute_url()).content.decode()
+
+
+def test_a_rerun_takes_another_host_and_limit(world: World) -> None:
+    run = world.by_outcome[Outcome.INFRASTRUCTURE_FAILED]
+    client = signed_in(world.alice)
+
+    wrong = client.post(
+        reverse("rerun_run", args=[run.pk]), {"time_limit_hours": "soon"}, follow=True
+    )
+    assert "is no number" in wrong.content.decode()
+    assert run.attempts.count() == 1
+    client.post(reverse("rerun_run", args=[run.pk]), {"host": "box-2", "time_limit_hours": "0.5"})
+
+    assert run.newest_attempt().overrides == {"host": "box-2", "time_limit_s": 1800}
+    assert "on box-2" in client.get(run.get_absolute_url()).content.decode()
 
 
 def test_all_attempts_stay_visible_with_their_causes(world: World) -> None:

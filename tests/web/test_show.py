@@ -5,7 +5,19 @@ from xml.etree import ElementTree
 
 import pytest
 
-from runs.charts import Part, Stretch, Thresholds, bar, number_line, stacked_bar, timeline, whisker
+from runs.charts import (
+    Part,
+    Piece,
+    Scored,
+    Stretch,
+    Thresholds,
+    bar,
+    number_line,
+    score_curve,
+    stacked_bar,
+    timeline,
+    whisker,
+)
 from runs.templatetags import show
 from runs.templatetags.prose import prose
 
@@ -138,14 +150,63 @@ def test_equal_thresholds_still_give_a_line() -> None:
 
 def test_a_timeline_keeps_the_order_and_escapes_names() -> None:
     stretches = [
-        Stretch("1 · <host>", 0, 100, "f-bad", "host lost"),
-        Stretch("2 · b", 120, 300, "f-run", "running"),
+        Stretch("1 · <host>", [Piece(0, 100, "f-bad", "agent")], "host lost"),
+        Stretch(
+            "2 · b",
+            [Piece(100, 120, "f-q", "waited in the queue"), Piece(120, 300, "f-run", "agent")],
+            "running",
+        ),
     ]
 
     element = svg(timeline(stretches, limit_seconds=400))
 
-    bars = [each for each in element if each.get("rx")]
-    assert float(bars[0].get("x", 0)) < float(bars[1].get("x", 0))
+    bars = [each for each in element if each.tag == "rect"]
+    assert len(bars) == 3
+    starts = [float(each.get("x", 0)) for each in bars]
+    assert starts == sorted(starts)
+    said = element.get("aria-label") or ""
+    assert "2 · b: waited in the queue 20 s, agent 3 min; running" in said
+
+
+LOWER = Thresholds(gold=0.1, silver=0.2, bronze=0.3, median=0.4, is_lower_better=True)
+
+
+def test_a_score_curve_rises_as_scores_get_better_and_says_so_in_words() -> None:
+    points = [Scored(60, 0.5), Scored(600, 0.35), Scored(3000, 0.15)]
+
+    element = svg(score_curve(points, LOWER, end_seconds=3600))
+
+    dots = [each for each in element if each.tag == "circle"]
+    heights = [float(each.get("cy", 0)) for each in dots]
+    assert heights == sorted(heights, reverse=True), "better is higher, also where lower is better"
+    words = [each.text for each in element if each.tag == "text"]
+    assert {"gold", "silver", "bronze", "median"} <= set(words)
+    assert element.get("aria-label") == (
+        "3 scored submissions: first 0.5 after 60 s, best 0.15 after 50 min, last 0.15 after 50 min"
+    )
+
+
+def test_thresholds_far_away_do_not_flatten_a_score_curve() -> None:
+    element = svg(score_curve([Scored(1, 100.0), Scored(2, 90.0)], LOWER, end_seconds=3))
+
+    assert not {"gold", "median"} & {each.text for each in element if each.tag == "text"}
+
+
+@pytest.mark.parametrize(
+    ("points", "thresholds"),
+    [
+        ([], LOWER),
+        ([Scored(1, 0.5)], Thresholds(None, None, None, None, is_lower_better=None)),
+    ],
+)
+def test_there_is_no_score_curve_of_nothing(points: list[Scored], thresholds: Thresholds) -> None:
+    assert score_curve(points, thresholds, end_seconds=10) == ""
+
+
+def test_one_score_without_thresholds_is_a_curve_too() -> None:
+    thresholds = Thresholds(None, None, None, None, is_lower_better=False)
+
+    svg(score_curve([Scored(0, 0.5)], thresholds, end_seconds=0))
 
 
 def test_a_description_becomes_text_never_markup() -> None:
