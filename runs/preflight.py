@@ -16,7 +16,7 @@ from mlebench_web.fleet.models import Gpu, Host, PreparedData
 from runs import agent_secrets, queue
 from runs.core import placement
 from runs.core.comparability import OFFICIAL_SEEDS, Hardware, differences
-from runs.core.container_config import ConfigRefused, Limits, limits_of
+from runs.core.container_config import ConfigRefused, Limits, admin_keys, limits_of
 from runs.core.placement import Need, Offer
 from runs.request import FieldError, RunGroupRequest, Wanted, look_up
 
@@ -114,6 +114,7 @@ def findings(wanted: Wanted, choice: ConfigChoice, fleet: Fleet, *, by: User | N
         ]
     else:
         found += [
+            *_admin_keys(choice.config, by),
             *_runtime(wanted, choice.config),
             *_image(wanted, choice.config, fleet),
             *_hosts(choice.config, fleet),
@@ -138,8 +139,12 @@ def choose_config(wanted: Wanted, fleet: Fleet) -> ConfigChoice:
     if wanted.is_demo:
         return _demo_config(wanted, fleet)
     configs = list(
-        ContainerConfig.objects.exclude(runtime=ContainerConfig.Runtime.PROCESS).exclude(name=DEMO)
+        ContainerConfig.objects.filter(is_listed=True)
+        .exclude(runtime=ContainerConfig.Runtime.PROCESS)
+        .exclude(name=DEMO)
     )
+    # One that only admins may use is used only by name.
+    configs = [each for each in configs if not admin_keys(each.settings)] or configs
     if not configs:
         raise LookupError("The catalog has no container config: run `manage.py migrate`.")
     for config in configs:
@@ -212,6 +217,18 @@ def _agent(wanted: Wanted, by: User | None) -> Iterable[Check]:
             )
 
 
+def _admin_keys(config: ContainerConfig, by: User | None) -> Iterable[Check]:
+    keys = admin_keys(config.settings)
+    if keys and by and not by.is_at_least(Role.ADMIN):
+        yield Check(
+            "block",
+            "container_config",
+            f"{config} has settings that open a container up: {', '.join(keys)}. "
+            "Only admins may start runs with them.",
+            "Choose another container config, or ask an administrator.",
+        )
+
+
 def _runtime(wanted: Wanted, config: ContainerConfig) -> Iterable[Check]:
     if config.runtime == ContainerConfig.Runtime.PROCESS:
         if not (wanted.agent.is_builtin and wanted.agent.runs_as_process):
@@ -232,6 +249,15 @@ def _image(wanted: Wanted, config: ContainerConfig, fleet: Fleet) -> Iterable[Ch
     if config.runtime == ContainerConfig.Runtime.PROCESS:
         return
     agent = wanted.agent
+    # Built-in agents are built again at each start of the product.
+    if wanted.image and not agent.is_builtin and images.changed_since(agent, wanted.image):
+        yield Check(
+            "inform",
+            "agent",
+            f"The code of {agent} has changed since its image was built on "
+            f"{wanted.image.started_at:%Y-%m-%d %H:%M}. The runs have the code of that day.",
+            "Build it again on the agent's page to run what is there now.",
+        )
     build = f"Build it on a host with an engine: manage.py build_agent {agent.name}"
     if wanted.image is None:
         if wanted.is_image_building:

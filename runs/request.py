@@ -204,9 +204,10 @@ def _any_name(names: Iterable[str]) -> Q:
 def _container_config(name: str | None, errors: list[FieldError]) -> ContainerConfig | None:
     if name is None:
         return None
-    config = ContainerConfig.objects.filter(name=name).first()
+    listed = ContainerConfig.objects.filter(is_listed=True)
+    config = listed.filter(name=name).first()
     if config is None:
-        allowed = list(ContainerConfig.objects.values_list("name", flat=True))
+        allowed = list(listed.values_list("name", flat=True))
         errors.append(
             FieldError("container_config", f"There is no container config {name!r}.", allowed)
         )

@@ -688,6 +688,7 @@ class Supervisor:
             network="none" if "none" in (agent.network, self.limits.network) else "internet",
             runtime=self.limits.runtime,
             privileged=agent.privileged,
+            engine_settings=self.limits.admin,
             agent_args=(
                 *agent_env.agent_arguments(
                 placeholders.filled(group.agent_kwargs, secrets), agent.kwargs_type

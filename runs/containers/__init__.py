@@ -59,6 +59,8 @@ class ContainerSpec:
     # The engine's runtime ("sysbox-runc"); None: its default.
     runtime: str | None = None
     privileged: bool = False
+    # The engine's own settings by docker-py's names: those of an admin's container config.
+    engine_settings: Mapping[str, object] = field(default_factory=dict)
     agent_args: tuple[str, ...] = ()
     start: str = "/home/agent/start.sh"
     # `process` runtime only: the agent's folder on this machine, with start.sh.

@@ -160,6 +160,9 @@ class DockerEngine:
                 limits["runtime"] = spec.runtime
             if requests_ := gpu_requests(spec.gpu_uuids, settings.GPU_REQUEST_MODE):
                 limits["device_requests"] = requests_
+            for key, value in spec.engine_settings.items():
+                # Beside what the image's entrypoint needs, not in its place.
+                limits[key] = [*limits.get(key, ()), *value] if key == "cap_add" else value  # type: ignore[misc]
             host_config = self._api.create_host_config(
                 mounts=mounts(spec),
                 network_mode=self._network(spec),

@@ -1,13 +1,14 @@
 """mle-bench's JSON of Docker settings -> the limits of a container. Pure.
 
 Upstream hands the JSON to docker-py as it stands, so a config could mount the host or add
-capabilities. Here only keys that say how much a container gets are taken; all else is refused.
+capabilities. Here everybody may use the keys that say how much a container gets, admins alone some
+that open a container up; all else is refused. What a config says is kept as it stands in any case.
 """
 
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 UNITS = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?\s*", re.IGNORECASE)
@@ -18,6 +19,20 @@ SYSBOX = "sysbox-runc"
 TAKEN = ("mem_limit", "shm_size", "nano_cpus", "gpus", "runtime", "network_mode", "pids_limit")
 # Harmless, and decided by us: containers are killed, labelled and have no init of their own.
 WITHOUT_EFFECT = ("labels", "init", "stop_signal")
+# Handed to the engine as they stand, in runs that an admin starts.
+ADMIN_KEYS: dict[str, str] = {
+    "cap_add": "list",
+    "cpuset_cpus": "text",
+    "devices": "list",
+    "dns": "list",
+    "dns_search": "list",
+    "extra_hosts": "mapping",
+    "group_add": "list",
+    "ipc_mode": "text",
+    "sysctls": "mapping",
+    "tmpfs": "mapping",
+    "ulimits": "ulimits",
+}
 NETWORKS = {"none": "none", "bridge": "internet", "default": "internet"}
 
 
@@ -42,6 +57,13 @@ class Limits:
     # "none" or "internet"; None: what the agent asks for.
     network: str | None = None
     pids_limit: int | None = None
+    # Of ADMIN_KEYS; who starts a run with them is asked before (preflight).
+    admin: Mapping[str, object] = field(default_factory=dict)
+
+
+def admin_keys(settings: Mapping[str, object]) -> list[str]:
+    """Keys of a config that only admins may start runs with."""
+    return sorted(key for key in settings if key in ADMIN_KEYS and settings[key] is not None)
 
 
 def limits_of(settings: Mapping[str, object]) -> Limits:
@@ -59,8 +81,15 @@ def limits_of(settings: Mapping[str, object]) -> Limits:
             return None
 
     for key in settings:
-        if key not in TAKEN and key not in WITHOUT_EFFECT:
-            problems.append((key, f"this key is not allowed; allowed are {', '.join(TAKEN)}"))
+        if key not in TAKEN and key not in WITHOUT_EFFECT and key not in ADMIN_KEYS:
+            problems.append(
+                (
+                    key,
+                    f"this key is not allowed; allowed are {', '.join(TAKEN)}, "
+                    f"and for admins {', '.join(ADMIN_KEYS)}",
+                )
+            )
+    admin = {key: take(key, _READERS[ADMIN_KEYS[key]]) for key in admin_keys(settings)}
     nano_cpus = take("nano_cpus", _number)
     if nano_cpus is not None and nano_cpus < 1e7:
         problems.append(("nano_cpus", "write billionths of a CPU: 4e9 is four CPUs"))
@@ -87,6 +116,7 @@ def limits_of(settings: Mapping[str, object]) -> Limits:
         runtime=runtime or None,
         network=network,
         pids_limit=pids,
+        admin=admin,
     )
     if problems:
         raise ConfigRefused(problems)
@@ -129,3 +159,38 @@ def _network(value: object) -> str:
     if not isinstance(value, str) or value not in NETWORKS:
         raise ValueError(f'{value!r}: write "none", or "bridge" for the internet')
     return NETWORKS[value]
+
+
+def _texts(value: object) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise ValueError(f'{value!r}: write a list of texts, ["..."]')
+    return value
+
+
+def _mapping(value: object) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
+        raise ValueError(f'{value!r}: write texts by name, {{"name": "..."}}')
+    return value
+
+
+def _ulimits(value: object) -> list[dict[str, object]]:
+    if not isinstance(value, list) or not all(
+        isinstance(each, dict)
+        and isinstance(each.get("Name"), str)
+        and all(_is_whole(each.get(key)) for key in ("Soft", "Hard"))
+        for each in value
+    ):
+        raise ValueError(f'{value!r}: write [{{"Name": "nofile", "Soft": 1024, "Hard": 2048}}]')
+    return value
+
+
+def _is_whole(value: object) -> bool:
+    return value is None or (isinstance(value, int) and not isinstance(value, bool))
+
+
+_READERS: dict[str, Callable[[object], object]] = {
+    "list": _texts,
+    "mapping": _mapping,
+    "text": _text,
+    "ulimits": _ulimits,
+}

@@ -5,6 +5,7 @@ import pytest
 from runs.core.container_config import (
     ConfigRefused,
     Limits,
+    admin_keys,
     limits_of,
     size_of,
 )
@@ -51,7 +52,9 @@ def test_configs_that_users_have(config: dict[str, object], limits: Limits) -> N
     [
         ({"volumes": {"/": {"bind": "/host"}}}, "volumes"),
         ({"privileged": True}, "privileged"),
-        ({"cap_add": ["SYS_ADMIN"]}, "cap_add"),
+        ({"cap_add": "SYS_ADMIN"}, "cap_add"),
+        ({"sysctls": ["a=b"]}, "sysctls"),
+        ({"ulimits": [{"name": "nofile"}]}, "ulimits"),
         ({"network_mode": "host"}, "network_mode"),
         ({"network_mode": "container:other"}, "network_mode"),
         ({"gpus": "1"}, "gpus"),
@@ -98,3 +101,13 @@ def test_all_bad_keys_are_named_at_once() -> None:
 )
 def test_sizes_are_read_as_docker_reads_them(text: object, size: float) -> None:
     assert size_of(text) == size
+
+
+def test_keys_for_admins_are_taken_as_they_stand_and_named() -> None:
+    settings = {"cap_add": ["SYS_PTRACE"], "ulimits": [{"Name": "nofile", "Soft": 64}], "dns": None}
+
+    assert limits_of(settings).admin == {
+        "cap_add": ["SYS_PTRACE"], "ulimits": [{"Name": "nofile", "Soft": 64}],
+    }  # fmt: skip
+    assert admin_keys(settings) == ["cap_add", "ulimits"]
+    assert admin_keys({"mem_limit": "4G", "labels": {}}) == []

@@ -1,11 +1,13 @@
 """What would stop a run group, or should be known before Start."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
+from mlebench_web.accounts import vault
 from mlebench_web.accounts.models import Role
-from mlebench_web.catalog.models import Agent, AgentImage
+from mlebench_web.catalog.models import Agent, AgentImage, Checkout
 from mlebench_web.fleet.models import Host, PreparedData
 from runs import preflight, submit
 from runs.request import RequestInvalid, RunGroupRequest
@@ -59,6 +61,68 @@ def test_a_secret_that_is_not_stored_blocks_with_its_name(lab: Host) -> None:
 
     assert message.startswith("agent:")
     assert "HF, OPENAI_API_KEY" in message
+
+
+def test_a_stored_secret_blocks_no_more_and_only_who_has_it(lab: Host) -> None:
+    Agent.objects.update(env_vars={"OPENAI_API_KEY": "${{ secrets.OPENAI_API_KEY }}"})
+    alice, eve = factories.make_user("alice"), factories.make_user("eve", team="other")
+    assert alice.team is not None
+    vault.put("OPENAI_API_KEY", "sk-of-the-vision-team", owner=alice.team, by=None)
+
+    assert preflight.check(DEMO, by=alice) == []
+    [check] = preflight.check(DEMO, by=eve)
+    assert (check.level, check.field) == ("block", "agent")
+    assert "OPENAI_API_KEY" in check.message
+    assert "set_secret NAME --user eve" in check.fix
+
+
+def test_a_variable_of_the_group_may_name_a_secret_and_replace_the_agents_own(lab: Host) -> None:
+    Agent.objects.update(env_vars={"OPENAI_API_KEY": "${{ secrets.NOBODY_HAS_IT }}"})
+    alice = factories.make_user("alice")
+    request = dataclasses.replace(DEMO, env={"OPENAI_API_KEY": "${{ secrets.MINE }}"})
+    assert "MINE" in preflight.check(request, by=alice)[0].message
+
+    vault.put("MINE", "sk-of-alice-herself", owner=alice, by=alice)
+
+    assert preflight.check(request, by=alice) == []
+
+
+@pytest.mark.parametrize(
+    "env",
+    [{"API_KEY": "sk-12345"}, {"X": "${{ secrets.A }} and more"},
+     {"COMPETITION_ID": "${{ secrets.A }}"}],
+)  # fmt: skip
+def test_a_value_that_is_no_placeholder_alone_is_refused(lab: Host, env: dict[str, str]) -> None:
+    with pytest.raises(RequestInvalid) as caught:
+        preflight.check(dataclasses.replace(DEMO, env=env))
+
+    assert [error.field for error in caught.value.errors] == ["env"]
+
+
+def test_changed_code_is_told_and_stops_nobody(lab: Host, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM mlebench-env\n")
+    checkout = Checkout.objects.create(name="ours", path=str(tmp_path), env_image="x")
+    Agent.objects.filter(name="baseline").update(
+        is_builtin=False, checkout=checkout, folder=str(tmp_path)
+    )
+    AgentImage.objects.filter(image_name="baseline").update(folder=str(tmp_path))
+
+    [check] = preflight.check(dataclasses.replace(DEMO, container_config="demo"))
+
+    assert check.level == "inform"
+    assert "has changed since its image was built" in check.message
+
+
+@pytest.mark.parametrize(("role", "blocks"), [(Role.ADMIN, False), (Role.LEAD, True)])
+def test_a_config_with_keys_for_admins_is_for_admins(lab: Host, role: Role, blocks: bool) -> None:
+    factories.make_config("open", settings={"nano_cpus": 1e9, "cap_add": ["SYS_PTRACE"]})
+    person = factories.make_user("pat", role=role)
+
+    checks = preflight.check(dataclasses.replace(DEMO, container_config="open"), by=person)
+
+    assert [check.field for check in checks if check.level == "block"] == (
+        ["container_config"] if blocks else []
+    )
 
 
 @pytest.mark.parametrize(
