@@ -32,7 +32,8 @@ TAKEN = [PurePosixPath("/home") / name for name in ("data", "submission", "logs"
 class Resume:
     """How it goes on from a checkpoint.
 
-    `none`: it begins again. `native`: it looks at MLE_RESUME and its checkpoint folder itself.
+    `none`: it begins again. `native`: it looks at MLE_RESUME and its checkpoint folder
+    itself, and what is in that folder is whole at any moment.
     `args`: its start script gets these arguments too.
     """
 

@@ -258,8 +258,11 @@ class CheckpointPart:
         )
         self._said: Wish | None = None
         self._step: int | None = None
-        # It speaks the protocol: what is in its folder is whole whenever it is looked at.
-        self._speaks = supervisor.attempt.checkpoints.filter(is_agents_word=True).exists()
+        # It keeps the protocol: what is in its folder is whole whenever it is looked at.
+        self._speaks = (
+            self.manifest.resume.mode == "native"
+            or supervisor.attempt.checkpoints.filter(is_agents_word=True).exists()
+        )
         self._thread: threading.Thread | None = None
         self._result: Saved | None = None
         self._not_before = 0.0

@@ -1,16 +1,24 @@
-"""Drain a host: it takes no new runs and finishes what it has."""
+"""Drain a host: it takes no new runs, and finishes what it has or gives it to others."""
 
 from django.db import transaction
 
 from mlebench_web.accounts import audit
 from mlebench_web.accounts.models import User
 from mlebench_web.fleet.models import Host
-from runs import bell
+from runs import bell, resuming
 
 
-def drain(host: Host, *, by: User | None) -> bool:
-    """Whether this call changed anything; a second press does not."""
-    return _set(host, draining=True, by=by)
+def drain(host: Host, *, by: User | None, move: bool = False) -> bool:
+    """Whether this call changed anything; a second press does not.
+
+    `move`: runs that can go on from a checkpoint are saved, stopped and queued for other hosts.
+    """
+    with transaction.atomic():
+        changed = _set(host, draining=True, by=by)
+        moved = resuming.ask_move(host, by=by) if move else []
+        if moved:
+            audit.record(by, "move", host, detail={"host": host.name, "runs": len(moved)})
+    return changed or bool(moved)
 
 
 def undrain(host: Host, *, by: User | None) -> bool:

@@ -15,7 +15,7 @@ from django.utils import timezone
 from mlebench_web.accounts import audit
 from mlebench_web.accounts.models import User
 from mlebench_web.catalog.models import ContainerConfig
-from runs import bell, preflight
+from runs import bell, preflight, resuming
 from runs.core.failures import Cause
 from runs.core.overrides import Overrides
 from runs.core.states import Outcome, RunState, State, Verdict
@@ -40,7 +40,8 @@ __all__ = [
 ]
 
 # What a re-run may do; resuming from a checkpoint needs checkpoints.
-RERUN_MODES = ("restart",)
+# From zero, or from the newest checkpoint.
+RERUN_MODES = ("restart", "resume")
 
 
 class AlreadyEnded(Exception):
@@ -298,11 +299,12 @@ def rerun(
     Safe to press twice: runs that are queued or at work are left alone. All or nothing: raises
     NotRerunnable when one has a result that stands, and ReasonNeeded when one is the agent's own
     failure and `reason` is empty. `by_name` names the actor where `by` is None. `overrides`: in
-    place of the groups' settings. `requeue`: many at once, to be undone together.
+    place of the groups' settings. `mode` "resume": from the newest checkpoint; raises NotRerunnable
+    naming those that have none. `requeue`: many at once, to be undone together.
     """
     if mode not in RERUN_MODES:
         raise NotRerunnable(
-            f"A re-run cannot {mode!r} yet; it can: {', '.join(RERUN_MODES)}.", field="mode"
+            f"A re-run cannot {mode!r}; it can: {', '.join(RERUN_MODES)}.", field="mode"
         )
     reason = reason.strip()
     with transaction.atomic():
@@ -316,11 +318,14 @@ def rerun(
         ended = [(run, attempt) for run in locked if (attempt := run.newest_attempt()).is_ended]
         _refuse_results(ended)
         _ask_for_reason(ended, reason)
+        if mode == "resume":
+            _refuse_unresumable(ended)
         attempts = []
         for run, last in ended:
             attempts.append(
                 run.queue_attempt(
                     by=by_name or audit.name_of(by),
+                    resumed_from=last if mode == "resume" else None,
                     fresh_tries=True,
                     overrides=overrides,
                     requeue=requeue,
@@ -336,6 +341,7 @@ def rerun(
                     "after": last.outcome,
                     "cause": last.cause,
                     "attempt": last.number,
+                    "mode": mode,
                     "overrides": overrides.as_json() if overrides else {},
                 },
             )
@@ -351,6 +357,15 @@ def _refuse_results(ended: Sequence[tuple[Run, Attempt]]) -> None:
             f"{_named(graded)} {'has a result' if len(graded) == 1 else 'have results'}, "
             "and a graded run is never run again: more tries are more seeds. "
             "Start another run group of the same experiment."
+        )
+
+
+def _refuse_unresumable(ended: Sequence[tuple[Run, Attempt]]) -> None:
+    if found := resuming.unresumable(ended):
+        shown = "; ".join(f"run {run.pk} ({run}): {why}" for run, why in found[:10])
+        more = f" and {len(found) - 10} more" if len(found) > 10 else ""
+        raise NotRerunnable(
+            f"Cannot be resumed, only restarted from zero: {shown}{more}.", field="mode"
         )
 
 

@@ -236,7 +236,11 @@ def unchanged(
 
 def refusal(seen: Iterable[Seen], *, quota_bytes: int) -> str:
     """Why this is not saved; "" when it is."""
+    seen = list(seen)
     sizes = [each.stand.size if each.stand else 0 for each in seen]
+    if not any(each.kind == Kind.FILE for each in seen):
+        # Going on from nothing would charge the time and give nothing for it.
+        return "its checkpoint folder has no file yet"
     if len(sizes) > MAX_ENTRIES:
         return f"it has over {MAX_ENTRIES:,} files and folders, and no more are saved"
     if sum(sizes) > quota_bytes:

@@ -182,7 +182,13 @@ def test_what_is_too_much_is_refused_with_the_setting() -> None:
 
     assert refusal(seen, quota_bytes=2**32) == ""
     assert refusal(seen, quota_bytes=2**30) == ("it has 2.0 GiB, and CHECKPOINT_QUOTA_GIB allows 1")
-    assert "100,000 files" in refusal([folder("ckpt/x").seen] * 100_001, quota_bytes=1)
+    assert "100,000 files" in refusal([file("ckpt/x", 0).seen] * 100_001, quota_bytes=1)
+
+
+def test_nothing_is_no_checkpoint() -> None:
+    assert refusal([folder("ckpt/x").seen], quota_bytes=1) == (
+        "its checkpoint folder has no file yet"
+    )
 
 
 @pytest.mark.parametrize(("seconds", "gap"), [(0, 1), (0.1, 1), (1, 3), (40, 120)])
