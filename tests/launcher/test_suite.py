@@ -69,12 +69,14 @@ def test_by_fixture(row): ...
 def test_by_mark(): ...
 @pytest.mark.docker
 def test_with_an_engine(db): ...
+@pytest.mark.slow
+def test_that_trains_models(db): ...
 """
 
     done, counts = run_pytest(tmp_path, {"test_it.py": tests}, MLEBENCH_WEB_TEST_LEG="database")
 
     assert counts == {"passed": 2}
-    assert "2 deselected" in done.stdout
+    assert "3 deselected" in done.stdout
 
 
 def test_passed_failed_skipped_and_broken_are_counted(tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ counts: Counter[str] = Counter()
 def touches_database(item: pytest.Item) -> bool:
     fixtures = set(getattr(item, "fixturenames", ()))
     asks = bool(item.get_closest_marker("django_db") or fixtures & {"db", "transactional_db"})
-    # Whole products have databases of their own; engines and browsers don't care about ours.
-    return asks and not any(item.get_closest_marker(name) for name in ("docker", "browser"))
+    # Engines and browsers don't care about the database; what is slow is slow for other reasons.
+    others = ("docker", "browser", "slow")
+    return asks and not any(item.get_closest_marker(name) for name in others)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
