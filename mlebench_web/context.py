@@ -21,6 +21,7 @@ def page(request: HttpRequest) -> dict[str, object]:
         "version": mlebench_web.__version__,
         # Lazy: a fragment does not ask for it.
         "busy": SimpleLazyObject(_busy),
+        "may_rerun_all": bool(user and user.has_perm("runs.rerun_all")),
         "may_manage_people": bool(user and user.has_perm("accounts.manage_people")),
     }
 

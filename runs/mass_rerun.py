@@ -94,6 +94,14 @@ class CauseGroup:
     def is_agents_own(self) -> bool:
         return self.cause in AGENTS_OWN
 
+    @property
+    def by_host(self) -> list[tuple[str, int]]:
+        return self.hosts.most_common()
+
+    @property
+    def by_agent(self) -> list[tuple[str, int]]:
+        return self.agents.most_common()
+
 
 def by_cause(filters: Filters) -> list[CauseGroup]:
     """All that match, grouped; the largest first. One query."""

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from runs.views import competitions, experiments, fleet, groups, home, leaderboard, run
+from runs.views import competitions, experiments, fleet, groups, home, leaderboard, ops, run
 
 urlpatterns = [
     path("", home.home, name="home"),
@@ -26,4 +26,10 @@ urlpatterns = [
     path("fleet/<str:name>/", fleet.host_page, name="host"),
     path("fleet/<str:name>/drain/", fleet.drain, name="drain"),
     path("fleet/<str:name>/undrain/", fleet.undrain, name="undrain"),
+    path("fleet/<str:name>/use-again/", fleet.use_again, name="use_again"),
+    path("fleet/<str:name>/lost/", fleet.lost, name="host_lost"),
+    path("ops/rerun/", ops.failed_runs, name="failed_runs"),
+    path("ops/rerun/plan/", ops.plan, name="plan_rerun"),
+    path("ops/rerun/start/", ops.start, name="start_rerun"),
+    path("ops/rerun/<int:pk>/undo/", ops.undo, name="undo_rerun"),
 ]

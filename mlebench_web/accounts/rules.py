@@ -5,6 +5,7 @@
 | runs.add_group | none | researchers and up |
 | runs.download | none | researchers and up: files that an agent left |
 | runs.cancel, runs.rerun | run group or run | its owner, leads of its team, admins |
+| runs.rerun_all | none | admins: failed runs of all groups at once |
 | fleet.drain | none | admins |
 | accounts.invite, accounts.manage_people | none | admins |
 | accounts.make_token | none | everybody, for themselves |
@@ -61,6 +62,7 @@ rules.add_perm("runs.add_group", is_researcher)
 rules.add_perm("runs.download", is_researcher)
 rules.add_perm("runs.cancel", may_change)
 rules.add_perm("runs.rerun", may_change)
+rules.add_perm("runs.rerun_all", is_admin)
 rules.add_perm("fleet.drain", is_admin)
 rules.add_perm("accounts.invite", is_admin)
 rules.add_perm("accounts.manage_people", is_admin)
@@ -74,6 +76,7 @@ _REASONS = {
     "runs.download": _RESEARCHERS,
     "runs.cancel": _OWNERS,
     "runs.rerun": _OWNERS,
+    "runs.rerun_all": _ADMINS,
     "fleet.drain": _ADMINS,
     "accounts.invite": _ADMINS,
     "accounts.manage_people": _ADMINS,

@@ -30,11 +30,16 @@ def health(host: Host) -> Health:
         if silence < settings.LEASE_TTL:
             # Its host service answers: the machine is well, the worker is not.
             return Health("bad", f"Worker silent, seen {ago(host.worker_seen_at, at)}")
+        if host.is_declared_lost():
+            return Health("bad", f"Said to be gone, last seen {ago(seen, at)}")
+        if silence < settings.HOST_LOST_AFTER:
+            # Reversible: its containers may be well, and nothing is started anew.
+            return Health("warn", f"Lost contact, last seen {ago(seen, at)}")
         return Health("bad", f"Silent, last seen {ago(seen, at)}")
     if host.failing:
         return Health("bad", "Failing")
     if host.put_aside:
-        return Health("warn", "Put aside")
+        return Health("bad", "Put aside")
     if host.is_draining:
         return Health("warn", "Draining")
     if host.gpu_error:

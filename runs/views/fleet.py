@@ -1,7 +1,10 @@
 """Worker hosts and their GPUs; drain and undrain."""
 
+from collections import defaultdict
+from datetime import datetime
 from typing import Any
 
+from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
@@ -14,7 +17,7 @@ from mlebench_web.accounts.rules import reason_against
 from mlebench_web.fleet import hosts
 from mlebench_web.fleet.models import Gpu, Host
 from mlebench_web.http import SignedInRequest
-from runs import draining
+from runs import aside, contact, draining
 from runs.charts import bar
 from runs.core.states import SUPERVISED
 from runs.models import Attempt, GpuLease
@@ -59,6 +62,8 @@ def _disk(host: Host) -> dict[str, object]:
 @require_GET
 def fleet(request: SignedInRequest) -> HttpResponse:
     gpus = Gpu.objects.filter(is_present=True).order_by("index").prefetch_related(_live_leases())
+    now = hosts.now()
+    lost = lost_by_host(now)
     held = Q(attempts__released_at__isnull=True, attempts__state__in=SUPERVISED)
     rows = []
     for host in Host.objects.annotate(at_work=Count("attempts", filter=held)).prefetch_related(
@@ -75,12 +80,14 @@ def fleet(request: SignedInRequest) -> HttpResponse:
                     width=90,
                 ),
                 "disk": _disk(host),
+                # When the leases of its runs expired, the longest first.
+                "lost": lost[host.pk],
             }
         )
     context = {
         "section": "fleet",
         "rows": rows,
-        "now": hosts.now(),
+        "now": now,
         "no_drain": reason_against(request.user, "fleet.drain"),
     }
     template = "fleet/fleet.html#live" if request.htmx else "fleet/fleet.html"
@@ -95,13 +102,21 @@ def host_page(request: SignedInRequest, name: str) -> HttpResponse:
         "run__competition", "run__group__experiment"
     )
     gpus = host.gpus.order_by("-is_present", "index").prefetch_related(_live_leases())
+    now = hosts.now()
+    at_work = list(attempts.filter(state__in=SUPERVISED).order_by("claimed_at"))
+    looked = contact.as_of(now)
+    for attempt in at_work:
+        since = attempt.lease_until if attempt.has_lost_contact(looked) else None
+        attempt.lost_since = since  # type: ignore[attr-defined]
+    silence = host.silence(now)
     context = {
         "section": "fleet",
         "host": host,
-        "now": hosts.now(),
+        "now": now,
+        "is_silent": silence is not None and silence >= settings.LEASE_TTL,
         "disk": _disk(host),
         "gpus": [_gpu_row(gpu) for gpu in gpus],
-        "at_work": attempts.filter(state__in=SUPERVISED).order_by("claimed_at"),
+        "at_work": at_work,
         "recent": attempts.exclude(state__in=SUPERVISED).order_by("-ended_at")[:RECENT],
         "prepared": host.prepared.select_related("competition").order_by("competition__name"),
         "no_drain": reason_against(request.user, "fleet.drain"),
@@ -130,6 +145,42 @@ def undrain(request: SignedInRequest, name: str) -> HttpResponse:
     else:
         messages.info(request, f"{host} was not draining.")
     return redirect("host", name)
+
+
+@require_POST
+@login_required
+def use_again(request: SignedInRequest, name: str) -> HttpResponse:
+    host = _host_to_change(request, name)
+    if aside.use_again(host, by=request.user):
+        messages.success(request, f"{host} takes runs again. What failed before is forgiven.")
+    else:
+        messages.info(request, f"{host} was in use.")
+    return redirect("host", name)
+
+
+@require_POST
+@login_required
+def lost(request: SignedInRequest, name: str) -> HttpResponse:
+    host = _host_to_change(request, name)
+    try:
+        sealed = aside.declare_lost(host, by=request.user)
+    except aside.HostAnswers as refused:
+        messages.error(request, str(refused))
+    else:
+        messages.success(request, f"{host} is gone. {len(sealed)} runs ended there.")
+    return redirect("host", name)
+
+
+def lost_by_host(now: datetime) -> dict[int | None, list[datetime]]:
+    """When leases expired of runs that have lost contact, the longest first. Two queries."""
+    found: dict[int | None, list[datetime]] = defaultdict(list)
+    rows = Attempt.objects.filter(
+        state__in=SUPERVISED, lease_until__lt=contact.as_of(now)
+    ).order_by("lease_until")
+    for host, since in rows.values_list("host", "lease_until"):
+        if since is not None:
+            found[host].append(since)
+    return found
 
 
 def _host_to_change(request: SignedInRequest, name: str) -> Host:

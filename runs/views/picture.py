@@ -152,7 +152,7 @@ class Picture:
             for cell in row.cells
             if cell.lost_since
         ]
-        return sorted(found, key=lambda cell: cell.lost_since or datetime.max)
+        return sorted(found, key=lambda cell: cell.lost_since.timestamp() if cell.lost_since else 0)
 
     @property
     def can_pick(self) -> int:

@@ -8,6 +8,7 @@ from django.utils import timezone
 
 from mlebench_web.accounts.models import AuditEntry, Role
 from mlebench_web.fleet.models import Host
+from runs.core.states import State
 from tests.factories import make_host, make_user
 from tests.web.conftest import World, signed_in
 from tests.web.pages import get
@@ -74,6 +75,56 @@ def test_others_see_why_they_may_not_drain(role: Role) -> None:
     assert "only admins may do this" in page.with_id("live").text
     assert refused.status_code == 403
     assert not Host.objects.get(name="box-1").is_draining
+
+
+def test_a_host_that_was_put_aside_is_red_and_an_admin_uses_it_again(world: World) -> None:
+    Host.objects.filter(name="box-1").update(put_aside="3 attempts in a row failed here")
+    client = signed_in(world.admin)
+
+    text = client.get(reverse("host", args=["box-1"])).content.decode()
+    assert '<span class="st bad">Put aside</span><p>3 attempts in a row failed here' in text
+    client.post(reverse("use_again", args=["box-1"]))
+
+    assert Host.objects.get(name="box-1").put_aside == ""
+    assert "Use again" not in client.get(reverse("host", args=["box-1"])).content.decode()
+
+
+def test_a_silent_host_loses_contact_first_and_is_silent_later(world: World) -> None:
+    def seen(minutes: float) -> str:
+        then = timezone.now() - timedelta(minutes=minutes)
+        Host.objects.filter(name="box-2").update(worker_seen_at=then, service_seen_at=then)
+        return signed_in(world.alice).get(reverse("host", args=["box-2"])).content.decode()
+
+    assert '<span class="st warn"' in seen(5)
+    assert "Lost contact, last seen 5 min ago" in seen(5)
+    assert "Silent, last seen 20 min ago" in seen(20)
+    fleet = signed_in(world.alice).get(reverse("fleet")).content.decode()
+    assert "1 run without contact since 5 min ago" in fleet
+
+
+def test_an_admin_says_that_a_silent_host_is_gone(world: World) -> None:
+    client = signed_in(world.admin)
+    refused = client.post(reverse("host_lost", args=["box-2"]), follow=True)
+    assert "so it is not gone" in refused.content.decode()
+    then = timezone.now() - timedelta(minutes=5)
+    Host.objects.filter(name="box-2").update(worker_seen_at=then, service_seen_at=then)
+    page = get(client, reverse("host", args=["box-2"]))
+    assert "end as host lost at once" in page.with_id("gone").text
+
+    answer = client.post(reverse("host_lost", args=["box-2"]), follow=True)
+
+    assert "1 runs ended there" in answer.content.decode()
+    assert "Said to be gone" in answer.content.decode()
+    assert world.lost.newest_attempt().state == State.QUEUED
+
+
+@pytest.mark.parametrize("verb", ["use_again", "host_lost"])
+@pytest.mark.parametrize("role", [Role.VIEWER, Role.LEAD])
+def test_nobody_else_decides_about_hosts(world: World, role: Role, verb: str) -> None:
+    client = signed_in(make_user("someone", role=role))
+
+    assert client.post(reverse(verb, args=["box-3"])).status_code == 403
+    assert not Host.objects.get(name="box-3").declared_lost_at
 
 
 def test_an_empty_fleet_says_how_to_add_a_host() -> None:

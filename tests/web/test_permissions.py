@@ -51,6 +51,7 @@ def test_who_may_change_a_run_group_and_its_runs(
     [
         ("runs.add_group", Role.RESEARCHER),
         ("runs.download", Role.RESEARCHER),
+        ("runs.rerun_all", Role.ADMIN),
         ("fleet.drain", Role.ADMIN),
         ("accounts.invite", Role.ADMIN),
         ("accounts.manage_people", Role.ADMIN),
