@@ -1,6 +1,18 @@
 from django.urls import path
 
-from runs.views import competitions, experiments, fleet, groups, home, leaderboard, ops, run
+from runs.views import (
+    agents,
+    competitions,
+    configs,
+    data,
+    experiments,
+    fleet,
+    groups,
+    home,
+    leaderboard,
+    ops,
+    run,
+)
 
 urlpatterns = [
     path("", home.home, name="home"),
@@ -22,6 +34,18 @@ urlpatterns = [
     path("leaderboard.csv", leaderboard.as_csv, name="leaderboard_csv"),
     path("competitions/", competitions.competition_list, name="competitions"),
     path("competitions/<str:name>/", competitions.competition_page, name="competition"),
+    path("competitions/<str:name>/prepare/", data.prepare, name="prepare_data"),
+    path("agents/", agents.agent_list, name="agents"),
+    path("agents/refresh/", agents.refresh, name="refresh_catalog"),
+    path("agents/checkouts/", agents.add_checkout, name="add_checkout"),
+    path("agents/checkouts/<int:pk>/", agents.change_checkout, name="change_checkout"),
+    path("agents/images/<int:pk>/", agents.image_page, name="image"),
+    path("agents/of/<path:name>/build/", agents.build, name="build_agent"),
+    path("agents/of/<path:name>/context/", agents.choose_context, name="choose_context"),
+    path("agents/of/<path:name>/", agents.agent_page, name="agent"),
+    path("configs/", configs.config_list, name="configs"),
+    path("configs/new/", configs.new_config, name="new_config"),
+    path("configs/of/<path:name>/", configs.config_page, name="config"),
     path("fleet/", fleet.fleet, name="fleet"),
     path("fleet/<str:name>/", fleet.host_page, name="host"),
     path("fleet/<str:name>/drain/", fleet.drain, name="drain"),

@@ -3,7 +3,7 @@
 from allauth.account import views as allauth
 from django.urls import path
 
-from mlebench_web.accounts import views
+from mlebench_web.accounts import secret_views, views
 
 urlpatterns = [
     # No mail server is needed, so there is no password reset by mail: admins help.
@@ -18,5 +18,7 @@ urlpatterns = [
     path("invitations/<int:pk>/withdraw/", views.withdraw_invitation, name="withdraw_invitation"),
     path("tokens/", views.tokens, name="tokens"),
     path("tokens/<int:pk>/revoke/", views.revoke_token, name="revoke_token"),
+    path("secrets/", secret_views.secrets, name="secrets"),
+    path("secrets/<int:pk>/delete/", secret_views.delete_secret, name="delete_secret"),
     path("theme/", views.theme, name="theme"),
 ]

@@ -22,7 +22,7 @@ from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from mlebench_web.accounts import audit
-from mlebench_web.accounts.models import Role, Secret, Team, User
+from mlebench_web.accounts.models import Secret, Team, User
 from mlebench_web.locks import alone
 
 logger = structlog.get_logger(__name__)
@@ -110,13 +110,6 @@ def _replace(path: Path, keys: list[bytes]) -> None:
 
 
 # --------------------------------------------------------------------------------------- writing
-
-
-def may_keep_for_team(user: User, team: Team) -> bool:
-    """Leads for their own team, admins for each."""
-    if user.is_at_least(Role.ADMIN):
-        return True
-    return user.is_at_least(Role.LEAD) and user.team_id == team.pk
 
 
 def put(name: str, value: str, *, owner: User | Team, by: User | None) -> Secret:

@@ -8,10 +8,22 @@ from typing import Any
 
 from django.conf import settings
 from django.db.models import Count
+from django.urls import reverse
 from pydantic import BaseModel
 
-from mlebench_web.catalog.models import Agent, Competition, ContainerConfig, Split
+from mlebench_web.accounts import placeholders
+from mlebench_web.accounts.models import Secret
+from mlebench_web.catalog import official_data
+from mlebench_web.catalog.models import (
+    Agent,
+    AgentImage,
+    Checkout,
+    Competition,
+    ContainerConfig,
+    Split,
+)
 from mlebench_web.fleet.models import Gpu, Host, PreparedData
+from runs.core.container_config import admin_keys
 from runs.core.group_state import group_state
 from runs.core.states import RunState
 from runs.models import Attempt, Experiment, Run, RunGroup
@@ -56,6 +68,10 @@ class AgentObject(BaseModel):
     network: str
     runs_as_process: bool
     resume_note: str
+    checkout: str | None  # null: built in
+    commit: str | None  # of the checkout, as the image was built from it
+    code_changed: bool | None  # since that build; null: not known
+    secrets: list[str]  # names that it asks for
 
     @classmethod
     def of(cls, agent: Agent) -> "AgentObject":
@@ -80,6 +96,129 @@ class AgentObject(BaseModel):
             network=agent.network,
             runs_as_process=agent.runs_as_process,
             resume_note=agent.resume_note,
+            checkout=agent.checkout.name if agent.checkout else None,
+            commit=image.commit or None if image else None,
+            code_changed=images.changed_since(agent, image)
+            if image and image.source_digest and not agent.is_builtin
+            else None,
+            secrets=sorted(placeholders.names_in(agent.env_vars, agent.kwargs)),
+        )
+
+
+class ImageObject(BaseModel):
+    id: int
+    state: str  # wanted, building, ready, failed
+    agent_folder: str
+    tag: str | None
+    image_id: str | None
+    error: str | None
+    log: str  # its last lines
+    checkout: str | None
+    commit: str | None
+    branch: str | None
+    is_dirty: bool | None
+    host: str | None
+    url: str
+
+    @classmethod
+    def of(cls, image: AgentImage) -> "ImageObject":
+        return cls(
+            id=image.pk,
+            state=image.state,
+            agent_folder=image.image_name,
+            tag=image.tag or None,
+            image_id=image.image_id or None,
+            error=image.error or None,
+            log=image.log,
+            checkout=image.checkout_name or None,
+            commit=image.commit or None,
+            branch=image.branch or None,
+            is_dirty=image.is_dirty,
+            host=image.host_name or None,
+            url=address(reverse("image", args=[image.pk])),
+        )
+
+
+class ProblemObject(BaseModel):
+    file: str
+    line: int | None
+    message: str
+    level: str  # error: left out; note
+
+
+class CheckoutObject(BaseModel):
+    name: str
+    state: str  # ready, reading, failed
+    path: str
+    git_url: str | None
+    ref: str | None
+    commit: str | None
+    branch: str | None
+    is_dirty: bool | None
+    error: str | None
+    problems: list[ProblemObject]
+    read_at: datetime | None
+
+    @classmethod
+    def of(cls, row: Checkout) -> "CheckoutObject":
+        return cls(
+            name=row.name,
+            state="reading" if row.is_being_read else "failed" if row.error else "ready",
+            path=row.path,
+            git_url=row.url or None,
+            ref=row.ref or None,
+            commit=row.commit or None,
+            branch=row.branch or None,
+            is_dirty=row.is_dirty,
+            error=row.error or None,
+            problems=[ProblemObject(**problem) for problem in row.problems],
+            read_at=row.read_at,
+        )
+
+
+class SecretObject(BaseModel):
+    """Its value is nowhere: it can only be written."""
+
+    name: str
+    state: str  # stored
+    team: str | None  # null: the caller's own
+    made_at: datetime
+    last_used_at: datetime | None
+
+    @classmethod
+    def of(cls, secret: Secret) -> "SecretObject":
+        return cls(
+            name=secret.name,
+            state="stored",
+            team=secret.team.name if secret.team else None,
+            made_at=secret.made_at,
+            last_used_at=secret.last_used_at,
+        )
+
+
+class DataObject(BaseModel):
+    """A competition's data on a host."""
+
+    host: str
+    state: str  # wanted, preparing, waiting, ready, failed
+    phase: str | None
+    done_bytes: int | None
+    waits_for: str | None  # rules, credentials, checksums
+    link: str | None
+    ignores_checksums: bool
+    error: str | None
+
+    @classmethod
+    def of(cls, row: PreparedData) -> "DataObject":
+        return cls(
+            host=row.host.name,
+            state=row.state,
+            phase=row.phase or None,
+            done_bytes=row.done_bytes,
+            waits_for=row.waits_for or None,
+            link=row.link or None,
+            ignores_checksums=row.ignores_checksums,
+            error=row.error or None,
         )
 
 
@@ -92,7 +231,7 @@ class Thresholds(BaseModel):
 
 class CompetitionObject(BaseModel):
     name: str
-    state: str  # of its data: prepared, preparing, failed, not_prepared
+    state: str  # of its data: prepared, preparing, waiting (for a person), failed, not_prepared
     title: str
     is_demo: bool
     category: str
@@ -102,6 +241,10 @@ class CompetitionObject(BaseModel):
     thresholds: Thresholds
     splits: list[str]
     prepared_on: list[str]  # hosts
+    data: list[DataObject]  # on each host that has or prepares it
+    disk_needed_bytes: int | None  # at most, while it is prepared
+    thresholds_from: str | None  # facts, or leaderboard
+    thresholds_note: str | None  # why not from the checkout's leaderboard
     error: str | None  # why its data could not be prepared
     known_issue: str
 
@@ -132,6 +275,10 @@ class CompetitionObject(BaseModel):
             prepared_on=sorted(
                 each.host.name for each in prepared if each.state == PreparedData.State.READY
             ),
+            data=[DataObject.of(each) for each in prepared],
+            disk_needed_bytes=official_data.disk_needed(row) if row.checkout_id else None,
+            thresholds_from=row.threshold_source or None,
+            thresholds_note=row.threshold_note or None,
             error=next((each.error for each in prepared if each.error), None),
             known_issue=row.known_issue,
         )
@@ -144,6 +291,8 @@ def data_state(prepared: Iterable[PreparedData]) -> str:
         return "prepared"
     if states & {PreparedData.State.PREPARING, PreparedData.State.WANTED}:
         return "preparing"
+    if PreparedData.State.WAITING in states:
+        return "waiting"
     return "failed" if states else "not_prepared"
 
 
@@ -173,6 +322,8 @@ class ContainerConfigObject(BaseModel):
     runtime: str
     sandboxed: bool
     settings: dict[str, Any]
+    version: int
+    admin_keys: list[str]  # only admins may start runs with these
 
     @classmethod
     def of(cls, config: ContainerConfig, reason: str) -> "ContainerConfigObject":
@@ -184,6 +335,8 @@ class ContainerConfigObject(BaseModel):
             runtime=config.runtime,
             sandboxed=config.is_sandboxed,
             settings=config.settings,
+            version=config.version,
+            admin_keys=admin_keys(config.settings),
         )
 
 

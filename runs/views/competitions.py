@@ -8,9 +8,10 @@ from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.views.decorators.http import require_GET
 
-from mlebench_web.catalog import data
+from mlebench_web.accounts.rules import reason_against
+from mlebench_web.catalog import data, official_data
 from mlebench_web.catalog.models import Competition, Split
-from mlebench_web.fleet.models import PreparedData
+from mlebench_web.fleet.models import Host, PreparedData
 from mlebench_web.http import SignedInRequest
 from runs.charts import Thresholds, number_line
 from runs.core.states import Result, RunState
@@ -97,6 +98,11 @@ def competition_page(request: SignedInRequest, name: str) -> HttpResponse:
         "result_count": len(scores),
         "median_seconds": median(seconds) if seconds else None,
         "prepared": competition.prepared.select_related("host").order_by("host__name"),
+        "hosts_without": Host.objects.exclude(
+            prepared__in=competition.prepared.exclude(state=PreparedData.State.FAILED)
+        ),
+        "disk_needed": official_data.disk_needed(competition) if competition.checkout_id else None,
+        "no_prepare": reason_against(request.user, "fleet.prepare"),
         "may_add": request.user.has_perm("runs.add_group"),
     }
     return render(request, "catalog/competition.html", context)
