@@ -29,7 +29,8 @@ AUDIT = {
             NEW.supervisor_pid, OLD.lease_until >= STRFTIME('%Y-%m-%d %H:%M:%f', 'NOW')); END""",
         """CREATE TRIGGER chaos_move AFTER INSERT ON runs_move BEGIN
            INSERT INTO chaos_move (attempt, old, new, outcome, cause, by, token, held) SELECT
-           NEW.attempt_id, NEW.old, NEW.new, NEW.outcome, NEW.cause, NEW.by, NEW.lease_token,
+           NEW.attempt_id, NEW."old", NEW."new", NEW.outcome, NEW.cause, NEW."by",
+           NEW.lease_token,
            (SELECT lease_token FROM runs_attempt WHERE id = NEW.attempt_id); END""",
     ],
     "postgresql": [
@@ -47,7 +48,8 @@ AUDIT = {
            EXECUTE FUNCTION chaos_lease()""",
         """CREATE FUNCTION chaos_move() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
            INSERT INTO chaos_move (attempt, old, new, outcome, cause, by, token, held) SELECT
-           NEW.attempt_id, NEW.old, NEW.new, NEW.outcome, NEW.cause, NEW.by, NEW.lease_token,
+           NEW.attempt_id, NEW."old", NEW."new", NEW.outcome, NEW.cause, NEW."by",
+           NEW.lease_token,
            (SELECT lease_token FROM runs_attempt WHERE id = NEW.attempt_id);
            RETURN NULL; END $$""",
         """CREATE TRIGGER chaos_move AFTER INSERT ON runs_move FOR EACH ROW

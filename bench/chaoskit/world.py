@@ -160,7 +160,8 @@ class World:
         self.start_stores()
         self.prepare()
         self.start_fleet()
-        self.wait_until(lambda: len(self.seen.running()) >= 2, 120, "two attempts run")
+        if not self.wait_until(lambda: len(self.seen.running()) >= 2, 120, "two attempts run"):
+            raise SystemExit(f"No two attempts run after 120 s.\n{self.last_words('web')}")
         self.say(f"the fleet runs ({time.monotonic() - began:.0f} s)")
 
     def start_engines(self) -> None:
