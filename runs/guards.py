@@ -21,7 +21,7 @@ class Guard(StrEnum):
 
 
 def is_on(guard: Guard) -> bool:
-    return bool(settings.CHAOS_BREAK != guard)
+    return guard != str(settings.CHAOS_BREAK)
 
 
 def fence(token: uuid.UUID | None) -> Q:

@@ -125,9 +125,7 @@ def take(
     return snapshot
 
 
-def _copy(
-    source: BinaryIO, target: BinaryIO, tick: Callable[[], None], clean: Stream
-) -> str:
+def _copy(source: BinaryIO, target: BinaryIO, tick: Callable[[], None], clean: Stream) -> str:
     """Copy at most the size that is graded; the SHA-256 of what was copied."""
     digest = hashlib.sha256()
     left = settings.SUBMISSION_MAX_BYTES

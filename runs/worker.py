@@ -691,8 +691,8 @@ class Supervisor:
             engine_settings=self.limits.admin,
             agent_args=(
                 *agent_env.agent_arguments(
-                placeholders.filled(group.agent_kwargs, secrets), agent.kwargs_type
-            ),
+                    placeholders.filled(group.agent_kwargs, secrets), agent.kwargs_type
+                ),
                 *(self.manifest.resume.args if attempt.restored_checkpoint_id else ()),
             ),
             # A container has the agent in its image; without one the folder itself is run.

@@ -21,6 +21,8 @@ DEPLOYED = {
     "HTTPS": "1",
     "PUBLIC_URL": "https://mlebench.example.org",
     "ALLOWED_HOSTS": "mlebench.example.org",
+    # Whether this machine can grade is no question of style: a fresh clone has no such Python yet.
+    "ML_PYTHON": PYTHON,
     "SECRET_KEY": "only for this check, and long enough for Django to believe in it: 0123456789",
     "EMAIL_BACKEND": "django.core.mail.backends.smtp.EmailBackend",
     "DJANGO_SETTINGS_MODULE": "mlebench_web.settings",

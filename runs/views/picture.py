@@ -262,9 +262,9 @@ def _figures(
             figures.above_median += run.result in (*MEDALS, Result.ABOVE_MEDIAN)
         for attempt in attempts.get(run.pk, ()):
             figures.attempts += 1
-            figures.agent_seconds += attempt.active_seconds
+            figures.agent_seconds += attempt.own_seconds
             gpus = len(attempt.hardware.get("gpus") or ())
-            figures.gpu_hours += gpus * attempt.active_seconds / 3600
+            figures.gpu_hours += gpus * attempt.own_seconds / 3600
             if attempt.pk == run.counted_id and attempt.active_seconds:
                 seconds.append(attempt.active_seconds)
     figures.median_seconds = median(seconds) if seconds else None
