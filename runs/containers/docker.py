@@ -16,6 +16,7 @@ from django.conf import settings
 from docker.types import DeviceRequest, LogConfig, Mount
 from docker.utils import kwargs_from_env
 
+from mlebench_web.locks import alone
 from runs.containers import (
     AGENT_SCRIPT,
     AGENT_USER,
@@ -131,7 +132,7 @@ class DockerEngine:
     kind = "docker"
 
     def __init__(self) -> None:
-        self._networks: set[str] = set()
+        self._networks: dict[str, str] = {}
 
     @property
     def _api(self) -> docker.APIClient:
@@ -205,27 +206,27 @@ class DockerEngine:
     def _network(self, spec: ContainerSpec) -> str:
         if spec.network == "none":
             return "none"
-        name = f"mlebench-{spec.labels[INSTALL_LABEL]}"
-        if name not in self._networks:
-            self._make_network(name, spec.labels[INSTALL_LABEL])
-            self._networks.add(name)
-        return name
+        install = spec.labels[INSTALL_LABEL]
+        if install not in self._networks:
+            self._networks[install] = self._network_of(install)
+        return self._networks[install]
 
-    def _make_network(self, name: str, install: str) -> None:
-        """A bridge of our own, on which containers do not reach each other."""
-        if self._named_networks(name):
-            return
-        self._slow.create_network(
-            name,
-            driver="bridge",
-            options={"com.docker.network.bridge.enable_icc": "false"},
-            labels={INSTALL_LABEL: install},
-            check_duplicate=True,
-        )
-        # The engine lets two processes make two of one name, and then accepts neither.
-        for duplicate in sorted(net["Id"] for net in self._named_networks(name))[1:]:
-            with contextlib.suppress(docker.errors.NotFound):
-                self._slow.remove_network(duplicate)
+    def _network_of(self, install: str) -> str:
+        """The id of a bridge of our own, on which containers do not reach each other."""
+        name = f"mlebench-{install}"
+        # The engine lets two processes make two of one name, and then accepts neither by its name.
+        with alone(settings.DATA_DIR / "locks" / f"network-{install}"):
+            found = sorted(net["Id"] for net in self._named_networks(name))
+            if found:
+                return str(found[0])
+            made = self._slow.create_network(
+                name,
+                driver="bridge",
+                options={"com.docker.network.bridge.enable_icc": "false"},
+                labels={INSTALL_LABEL: install},
+                check_duplicate=True,
+            )
+            return str(made["Id"])
 
     def _named_networks(self, name: str) -> list[dict[str, Any]]:
         # The filter takes any name that contains this one.

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingMixIn, UnixStreamServer
@@ -11,7 +12,7 @@ import docker
 import pytest
 from pytest_django import Settings
 
-from runs.containers import ContainerState, EngineFailure, diagnostics
+from runs.containers import ContainerSpec, ContainerState, EngineFailure, diagnostics
 from runs.containers.docker import CAPABILITIES, DockerEngine
 from runs.core.failures import Cause, cause_of_end
 from tests.docker.conftest import Lab, wait_for
@@ -477,6 +478,30 @@ def test_validation_that_is_away_says_when_to_come_back(lab: Lab) -> None:
 
 
 # ---------------------------------------------------------------------------- network, folders
+
+
+def test_runs_that_start_at_once_share_one_network(lab: Lab, engine: docker.DockerClient) -> None:
+    specs = [lab.spec(network="internet") for _ in range(4)]
+    start = threading.Barrier(4)
+
+    def create(spec: ContainerSpec) -> str:
+        # As in the worker: each process has an engine object of its own.
+        own = DockerEngine()
+        start.wait()
+        return own.create(spec)
+
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            containers = list(pool.map(create, specs))
+
+        assert len(set(containers)) == 4
+        assert len(engine.networks.list(names=[f"mlebench-{lab.install}"])) == 1
+        for container in containers:
+            lab.engine.start(container)
+    finally:
+        lab.clear()
+        for network in engine.networks.list(names=[f"mlebench-{lab.install}"]):
+            network.remove()
 
 
 def test_the_internet_is_a_network_of_this_installations_own(
