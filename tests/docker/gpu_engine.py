@@ -8,6 +8,7 @@ in it, they cannot see.
 Use: from tests.docker.gpu_engine import gpu_engine  (a fixture, one engine a session)
 """
 
+import json
 import os
 import shutil
 import signal
@@ -78,15 +79,37 @@ class GpuEngine:
         hook.parent.mkdir()
         hook.write_text(HOOK.format(python=sys.executable, folder=str(self.folder)))
         hook.chmod(0o755)
-        (self.folder / "daemon.json").write_text("{}")
+        self.restores_live(False)
         # A bridge of its own: with --bridge=none the start would delete docker0, the other
         # engine's.
         ip("link", "add", self.bridge, "type", "bridge")
         ip("addr", "add", ADDRESS, "dev", self.bridge)
         ip("link", "set", self.bridge, "up")
+        self._run()
+
+    def restores_live(self, yes: bool) -> None:
+        """Whether containers outlive the engine from now on."""
+        (self.folder / "daemon.json").write_text(json.dumps({"live-restore": yes}))
+        if self._process:
+            self._process.send_signal(signal.SIGHUP)
+            until = time.monotonic() + START_SECONDS
+            while self.client.info()["LiveRestoreEnabled"] != yes:
+                assert time.monotonic() < until, "the engine did not read its settings again"
+                time.sleep(0.1)
+
+    def restart(self, *, away_seconds: float = 0) -> None:
+        """As a package's upgrade does it."""
+        assert self._process
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait(STOP_SECONDS)
+        self.client.close()
+        time.sleep(away_seconds)
+        self._run()
+
+    def _run(self) -> None:
         # Should the tests be killed, the engine ends as well.
         dies_with_us = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
-        with (self.folder / "dockerd.log").open("wb") as log:
+        with (self.folder / "dockerd.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
                     *dies_with_us,
@@ -101,7 +124,7 @@ class GpuEngine:
                     # Not the first engine's settings.
                     f"--config-file={self.folder}/daemon.json",
                 ],
-                env={**os.environ, "PATH": f"{hook.parent}:{os.environ['PATH']}"},
+                env={**os.environ, "PATH": f"{self.folder}/bin:{os.environ['PATH']}"},
                 stdout=log,
                 stderr=log,
             )
