@@ -38,5 +38,5 @@ def test_a_connection_to_postgresql_notices_a_cut_network() -> None:
 def test_what_the_address_says_wins() -> None:
     found = options("postgres://someone@db.example/name?tcp_user_timeout=60000&sslmode=require")
 
-    assert (found["tcp_user_timeout"], found["sslmode"]) == ("60000", "require")
+    assert (found["tcp_user_timeout"], found["sslmode"]) == (60_000, "require")
     assert found["connect_timeout"] == 5
