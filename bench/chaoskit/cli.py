@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from chaoskit import engines, faults, invariants, report
+from chaoskit import engines, faults, invariants, measure, report
 from chaoskit.ledger import Fault
 from chaoskit.world import ROOT, World
 
@@ -38,8 +38,19 @@ def main() -> int:
         signal.signal(number, interrupt)
     began = time.monotonic()
     # Killed parts are seen by their own clocks: one database file a world, one world a process.
-    world = World(database=options.db, seed=options.seed, break_guard=options.guard, say=say)
+    world = World(
+        database=options.db,
+        seed=options.seed,
+        break_guard=options.guard,
+        leases=measure.USUAL_LEASES if options.cut_minutes else None,
+        say=say,
+    )
     try:
+        if options.cut_minutes:
+            # Longer than the cut: none ends meanwhile.
+            world.steps = ((options.cut_minutes + 3) * 60,) * 2
+        elif options.quick:
+            world.steps = (10, 18)
         world.start()
         if world.clock_error:
             say(f"no clock jumps: {world.clock_error}")
@@ -48,10 +59,16 @@ def main() -> int:
         monitor = invariants.Monitor(world)
         if options.upgrades:
             upgrade(world, options.upgrades)
+        elif options.losses:
+            measure.host_losses(world, options.losses)
+        elif options.cut_minutes:
+            measure.network_cut(world, options.cut_minutes)
         elif options.guard:
             return broken(world, options, began)
         else:
-            for kind in faults.schedule(world, options.faults, only=options.only):
+            for kind in faults.schedule(
+                world, options.faults, only=options.only, quick=options.quick
+            ):
                 if strike(world, kind) is None:
                     break
         return finish(world, monitor, options, began)
@@ -73,11 +90,22 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--db", choices=("sqlite", "postgres"), default="sqlite")
     parser.add_argument("--break", dest="guard", choices=list(faults.AGAINST), default="")
+    parser.add_argument("--quick", action="store_true", help="20 faults in under three minutes")
     parser.add_argument("--upgrades", type=int, default=0, help="SIGTERM and new start, so often")
+    parser.add_argument(
+        "--losses", type=int, default=0, help="hosts lost, so often: time to the new container"
+    )
+    parser.add_argument(
+        "--cut-minutes", type=float, default=0, help="one cut of the network, the usual leases"
+    )
     parser.add_argument("--keep", action="store_true", help="wait before the fleet is removed")
     parser.add_argument("--only", default="", help="kinds whose names hold this text")
     parser.add_argument("--logs", type=Path, help="a folder for the logs of all parts")
     options = parser.parse_args(arguments)
+    if options.quick:
+        options.faults = 20
+    if options.cut_minutes and options.db != "postgres":
+        parser.error("--cut-minutes: SQLite has no network to cut; add --db postgres")
     if options.faults < 1:
         parser.error("--faults: write a number of at least 1")
     return options
@@ -113,7 +141,7 @@ def strike(world: World, kind: faults.Kind) -> Fault | None:
     world.ledger.faults.append(fault)
     fault.note = kind.act(world, host)
     fault.end = time.monotonic()
-    world.wait(1.5)
+    world.wait(0.6)
     if world.wait_until(world.is_well, WELL_WITHIN, "all is well"):
         fault.recovery = time.monotonic() - fault.end
     took = "not recovered" if fault.recovery is None else f"well after {fault.recovery:.1f} s"

@@ -371,7 +371,7 @@ class World:
                 "container_config": rows.GPU_CONFIG if with_gpu else rows.CONFIG,
                 "seeds": 4,
                 "experiment": "chaos",
-                "time_limit_s": 600,
+                "time_limit_s": 7200,
                 "env": {"STEPS": str(int(seconds / agent.STEP_SECONDS))},
                 "acknowledge_no_gpu": True,
             }
