@@ -21,7 +21,7 @@ from mlebench_web.fleet import hosts, inventory
 from mlebench_web.fleet.gpus import GpuReader, IsOurs, owner_of_processes
 from mlebench_web.fleet.inventory import EngineFacts
 from mlebench_web.fleet.models import Host, PreparedData
-from runs import agent_secrets, bell, grading, layout, logs, snapshots
+from runs import agent_secrets, bell, checkpoints, grading, layout, logs, snapshots
 from runs.containers import Engine, EngineFailure, engine_of
 from runs.core.states import State
 from runs.data_jobs import DataJobs
@@ -66,6 +66,7 @@ class HostService:
                 (self.sweep, JANITOR_EVERY),
                 (self.validation.sync, SYNC_EVERY),
                 (self.score_snapshots, SYNC_EVERY),
+                (self.tidy_checkpoints, JANITOR_EVERY),
                 (self.worker_guard.look, SYNC_EVERY),
                 (self.data_jobs.find, JANITOR_EVERY),
                 (self.data_jobs.work, DATA_EVERY),
@@ -135,6 +136,10 @@ class HostService:
     def keep_grader(self) -> None:
         if Path(settings.ML_PYTHON).exists():
             self.grader.ensure()
+
+    def tidy_checkpoints(self) -> None:
+        """Of runs that need none any more. Every host does it: storage belongs to all."""
+        checkpoints.tidy()
 
     def score_snapshots(self) -> None:
         """The score over time of runs that have ended; a running agent learns nothing of it."""

@@ -15,7 +15,7 @@ from django.utils import timezone
 from mlebench_web.accounts import audit
 from mlebench_web.accounts.models import User
 from mlebench_web.catalog.models import ContainerConfig
-from runs import bell, preflight, resuming
+from runs import agent_manifest, bell, preflight, resuming
 from runs.core.failures import Cause
 from runs.core.overrides import Overrides
 from runs.core.states import Outcome, RunState, State, Verdict
@@ -73,6 +73,11 @@ class Plan:
     checks: list[Check]
     # What stands against it now; empty: it can be made.
     refusals: list[FieldError] = field(default_factory=list)
+
+    @property
+    def resume_note(self) -> str:
+        """What is lost with a host or a container, and what is not."""
+        return agent_manifest.of(self.wanted.agent).resume_note
 
     @property
     def run_count(self) -> int:

@@ -26,6 +26,7 @@ urlpatterns = [
     path("runs/<int:pk>/", run.run_page, name="run"),
     path("runs/<int:pk>/cancel/", run.cancel, name="cancel_run"),
     path("runs/<int:pk>/rerun/", run.rerun, name="rerun_run"),
+    path("runs/<int:pk>/checkpoint/", run.checkpoint, name="checkpoint_run"),
     path("runs/<int:pk>/attempts/<int:number>/log/", run.log_lines, name="run_log"),
     path("runs/<int:pk>/attempts/<int:number>/log/<str:source>.log", run.raw_log, name="raw_log"),
     path("runs/<int:pk>/attempts/<int:number>/files/<path:path>", run.artifact, name="artifact"),

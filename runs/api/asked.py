@@ -64,7 +64,7 @@ class NewRunGroup(Asked):
 
 
 class Rerun(Asked):
-    mode: Text = Field(default="restart", examples=["restart"])
+    mode: Text = Field(default="restart", examples=["restart", "resume"])
     reason: Text = Field(default="", max_length=2000)
     overrides: dict[str, Any] = Field(
         default={},
@@ -83,6 +83,12 @@ class RerunOfGroup(Rerun):
 
 class CancelGroup(Asked):
     queued_only: bool = Field(default=False, description="let finish what has started")
+
+
+class Drain(Asked):
+    move: bool = Field(
+        default=False, description="save, stop and queue elsewhere what can go on from a checkpoint"
+    )
 
 
 class Nothing(Asked):

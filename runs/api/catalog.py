@@ -22,7 +22,7 @@ from mlebench_web.fleet import hosts
 from mlebench_web.fleet.models import Host
 from runs import aside, catalog_verbs, data_jobs, draining, preflight
 from runs.api.app import ApiRequest, demand
-from runs.api.asked import LARGEST_ID, Asked, Limit, Nothing, Offset, Text
+from runs.api.asked import LARGEST_ID, Asked, Drain, Limit, Nothing, Offset, Text
 from runs.api.objects import (
     AgentObject,
     CheckoutObject,
@@ -263,12 +263,13 @@ def host(request: ApiRequest, name: str) -> HostObject:
 
 
 @router.post("/hosts/{name}/drain", response=HostObject, tags=["fleet"])
-def drain(request: ApiRequest, name: str, body: Nothing | None = None) -> Status:
-    """It takes no new runs, and finishes what it has."""
+def drain(request: ApiRequest, name: str, body: Drain | None = None) -> Status:
+    """It takes no new runs, and finishes what it has; `move`: gives it to other hosts."""
     demand(request.auth, "fleet.drain")
+    move = bool(body and body.move)
 
     def act() -> HostObject:
-        draining.drain(_host(name), by=request.auth)
+        draining.drain(_host(name), by=request.auth, move=move)
         return HostObject.of(_host(name), hosts.now())
 
     return once(request, request.auth, act, status=200)

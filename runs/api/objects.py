@@ -23,10 +23,11 @@ from mlebench_web.catalog.models import (
     Split,
 )
 from mlebench_web.fleet.models import Gpu, Host, PreparedData
+from runs import agent_manifest
 from runs.core.container_config import admin_keys
 from runs.core.group_state import group_state
 from runs.core.states import RunState
-from runs.models import Attempt, Experiment, Run, RunGroup
+from runs.models import Attempt, Checkpoint, Experiment, Run, RunGroup
 from runs.submit import Plan
 
 MEDALS = frozenset({"gold", "silver", "bronze"})
@@ -95,7 +96,7 @@ class AgentObject(BaseModel):
             privileged=agent.privileged,
             network=agent.network,
             runs_as_process=agent.runs_as_process,
-            resume_note=agent.resume_note,
+            resume_note=agent_manifest.of(agent).resume_note,
             checkout=agent.checkout.name if agent.checkout else None,
             commit=image.commit or None if image else None,
             code_changed=images.changed_since(agent, image)
@@ -667,6 +668,11 @@ class AttemptObject(BaseModel):
     validations: int
     image_id: str | None
     resumed_from: int | None
+    # Of active_seconds, what was used up to the checkpoint that it began with.
+    charged_seconds: float
+    checkpoint_asked_at: datetime | None
+    checkpoint_problem: str | None  # why the last one was not saved
+    move_asked_at: datetime | None
 
     @classmethod
     def of(cls, attempt: Attempt, at: datetime) -> "AttemptObject":
@@ -696,6 +702,10 @@ class AttemptObject(BaseModel):
             agent_ended_at=attempt.agent_ended_at,
             ended_at=attempt.ended_at,
             active_seconds=active_seconds(attempt),
+            charged_seconds=attempt.charged_seconds,
+            checkpoint_asked_at=attempt.checkpoint_asked_at,
+            checkpoint_problem=attempt.checkpoint_problem or None,
+            move_asked_at=attempt.move_asked_at,
             paused_seconds=attempt.paused_seconds if attempt.agent_started_at else None,
             down_seconds=attempt.down_seconds if attempt.agent_started_at else None,
             wall_seconds=attempt.wall_seconds,
@@ -771,6 +781,38 @@ class Requeued(Page[AttemptObject]):
     """The new attempts, and the runs that were left alone since they have not ended."""
 
     skipped: list[int]
+
+
+class CheckpointObject(BaseModel):
+    id: int
+    attempt: int  # its number
+    number: int
+    state: str  # kept, dropped, corrupt
+    fault: str | None
+    created_at: datetime
+    step: int | None
+    active_seconds: float
+    files: int
+    bytes: int
+    added_bytes: int
+    pause_seconds: float
+
+    @classmethod
+    def of(cls, row: Checkpoint) -> "CheckpointObject":
+        return cls(
+            id=row.pk,
+            attempt=row.attempt.number,
+            number=row.number,
+            state="corrupt" if row.fault else "kept" if row.path else "dropped",
+            fault=row.fault or None,
+            created_at=row.created_at,
+            step=row.step,
+            active_seconds=row.active_seconds,
+            files=row.files,
+            bytes=row.size,
+            added_bytes=row.added_bytes,
+            pause_seconds=row.pause_seconds,
+        )
 
 
 class LogWindow(BaseModel):

@@ -13,6 +13,7 @@ from ninja.errors import AuthenticationError, HttpError, ValidationError
 
 from runs.aside import HostAnswers
 from runs.request import FieldError, RequestInvalid
+from runs.resuming import CannotSave
 from runs.submit import AlreadyEnded, NotRerunnable
 
 logger = structlog.get_logger(__name__)
@@ -69,6 +70,7 @@ def install(api: NinjaAPI) -> None:
     handles(Problem, lambda error: answer(error.status, error.detail, error.errors))
     handles(RequestInvalid, lambda error: invalid(error.errors))
     handles(NotRerunnable, lambda error: invalid([FieldError(error.field, str(error))]))
+    handles(CannotSave, lambda error: answer(409, str(error)))
     handles(AlreadyEnded, lambda error: answer(409, str(error)))
     handles(HostAnswers, lambda error: answer(409, str(error)))
     handles(ValidationError, lambda error: invalid(_fields(error.errors)))

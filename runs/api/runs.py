@@ -8,22 +8,25 @@ from ninja import Query, Router
 from ninja.responses import Status
 
 from mlebench_web.fleet import hosts
-from runs import contact, layout, logs, queue, submit
+from runs import contact, layout, logs, queue, resuming, submit
 from runs.api.app import ApiRequest, demand
 from runs.api.asked import LARGEST_ID, Nothing, Rerun
 from runs.api.groups import requeue
 from runs.api.objects import (
     ArtifactObject,
     Artifacts,
+    CheckpointObject,
     LogWindow,
+    Page,
     Requeued,
     RunObject,
     finite,
+    whole,
     with_attempts,
 )
 from runs.api.once import once
 from runs.core.states import State
-from runs.models import Attempt, LogSegment, Run
+from runs.models import Attempt, Checkpoint, LogSegment, Run
 from runs.workspace import Refused, open_beneath
 
 router = Router(tags=["runs"])
@@ -117,6 +120,26 @@ def cancel(request: ApiRequest, pk: int, body: Nothing | None = None) -> Status:
 
     def act() -> RunObject:
         submit.cancel_run(row, by=request.auth)
+        return _shown(pk)
+
+    return once(request, request.auth, act, status=200)
+
+
+@router.get("/runs/{int:pk}/checkpoints", response=Page[CheckpointObject])
+def checkpoints(request: ApiRequest, pk: int) -> Page[CheckpointObject]:
+    """Of all its attempts, newest first; two are kept."""
+    rows = Checkpoint.objects.filter(attempt__run=_run(pk)).select_related("attempt")
+    return whole([CheckpointObject.of(row) for row in rows.order_by("-id")])
+
+
+@router.post("/runs/{int:pk}/checkpoint", response=RunObject)
+def checkpoint(request: ApiRequest, pk: int, body: Nothing | None = None) -> Status:
+    """Save one now, within seconds; 409 when its agent does not run, or cannot go on from one."""
+    row = _run(pk)
+    demand(request.auth, "runs.rerun", row)
+
+    def act() -> RunObject:
+        resuming.ask_checkpoint(row, by=request.auth)
         return _shown(pk)
 
     return once(request, request.auth, act, status=200)

@@ -129,8 +129,13 @@ def host_page(request: SignedInRequest, name: str) -> HttpResponse:
 @login_required
 def drain(request: SignedInRequest, name: str) -> HttpResponse:
     host = _host_to_change(request, name)
-    if draining.drain(host, by=request.user):
-        messages.success(request, f"{host} takes no new runs. It finishes what it has.")
+    move = bool(request.POST.get("move"))
+    if draining.drain(host, by=request.user, move=move):
+        left = "What can go on elsewhere is saved and moved; the rest finishes here."
+        messages.success(
+            request,
+            f"{host} takes no new runs. {left if move else 'It finishes what it has.'}",
+        )
     else:
         messages.info(request, f"{host} is draining already.")
     return redirect("host", name)

@@ -399,6 +399,7 @@ def rerun_and_tell(
             runs,
             by=request.user,
             reason=request.POST.get("reason", ""),
+            mode=request.POST.get("mode") or "restart",
             overrides=overrides_in(request, runs),
         )
     except submit.NotRerunnable as refused:

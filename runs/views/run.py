@@ -25,7 +25,7 @@ from mlebench_web.accounts.rules import reason_against
 from mlebench_web.fleet import hosts
 from mlebench_web.fleet.models import Host
 from mlebench_web.http import SignedInRequest
-from runs import ansi, contact, layout, logs, queue, submit
+from runs import agent_manifest, ansi, contact, layout, logs, queue, resuming, submit
 from runs.charts import (
     Piece,
     Scored,
@@ -38,7 +38,7 @@ from runs.charts import (
 from runs.core.container_config import ConfigRefused, limits_of
 from runs.core.failures import Cause
 from runs.core.states import Outcome, RunState, State
-from runs.models import Attempt, GradingReport, LogSegment, Move, Run
+from runs.models import Attempt, Checkpoint, GradingReport, LogSegment, Move, Run
 from runs.views import marks, spans
 from runs.views.groups import rerun_and_tell
 from runs.views.picture import OVER, hardware_words
@@ -49,6 +49,7 @@ FRESH_FOR_S = 9
 LINES_SHOWN = 2000
 HISTORY_BYTES = 256 * 1024
 CHUNK_BYTES = 1024 * 1024
+CHECKPOINTS_SHOWN = 20
 
 OUTCOME_STATUS = {
     Outcome.GRADED: "ok",
@@ -149,7 +150,7 @@ def _state(run: Run, attempts: list[Attempt], shown: Attempt) -> dict[str, objec
     newest = attempts[-1]
     looked = contact.as_of(now)
     is_lost = newest.has_lost_contact(looked)
-    spent = [spans.spent(each, now, agent_seconds=_active_seconds(each, now)) for each in attempts]
+    spent = [spans.spent(each, now, agent_seconds=_own_seconds(each, now)) for each in attempts]
     mark = marks.mark_of(run, outcome=newest.outcome, is_lost=is_lost)
     counted = next((each for each in attempts if each.pk == run.counted_id), None)
     report = _report(counted or shown)
@@ -173,6 +174,7 @@ def _state(run: Run, attempts: list[Attempt], shown: Attempt) -> dict[str, objec
         "time_limit": queue.time_limit_of(newest) if run.group.time_limit else None,
         "asked": newest.asked.words(),
         **_curve(run, shown, _report(shown)),
+        **_checkpoints(attempts, shown),
         "phases": _phases(shown, now),
         "active_seconds": _active_seconds(newest, now),
         "hardware": hardware_words(shown.hardware),
@@ -187,6 +189,26 @@ def _state(run: Run, attempts: list[Attempt], shown: Attempt) -> dict[str, objec
         ],
         "result_mark": marks.RESULTS.get(report.result) if report else None,
         "kept_bytes": sum(int(each.get("bytes") or 0) for each in shown.artifacts),
+    }
+
+
+def _checkpoints(attempts: list[Attempt], shown: Attempt) -> dict[str, object]:
+    """Of the whole run, newest first; and whether a person can have one now, or resume."""
+    newest = attempts[-1]
+    numbers = {each.pk: each.number for each in attempts}
+    rows = list(Checkpoint.objects.filter(attempt__in=numbers).order_by("-id")[:CHECKPOINTS_SHOWN])
+    for row in rows:
+        row.of_attempt = numbers[row.attempt_id]  # type: ignore[attr-defined]
+    agent = newest.run.group.agent
+    return {
+        "checkpoints": rows,
+        "resume_note": agent_manifest.of(agent).resume_note if agent else "",
+        "restored": shown.restored_checkpoint,
+        "restored_from_number": (
+            numbers.get(shown.restored_checkpoint.attempt_id) if shown.restored_checkpoint else None
+        ),
+        "can_checkpoint": newest.state == State.RUNNING and resuming.can_resume(newest),
+        "no_resume": resuming.why_not_resumable(newest) if newest.is_ended else "",
     }
 
 
@@ -240,8 +262,15 @@ def _active_seconds(attempt: Attempt, now: datetime) -> float | None:
     """Of the agent: as it was counted, or while it runs since it started, less its pauses."""
     if attempt.state == State.RUNNING and attempt.agent_started_at:
         passed = (now - attempt.agent_started_at).total_seconds()
-        return max(passed - attempt.paused_seconds - attempt.down_seconds, attempt.active_seconds)
+        own = max(0.0, passed - attempt.paused_seconds - attempt.down_seconds)
+        return max(attempt.charged_seconds + own, attempt.active_seconds)
     return attempt.active_seconds or None
+
+
+def _own_seconds(attempt: Attempt, now: datetime) -> float | None:
+    """Of this attempt alone: without what it was charged for those that it goes on from."""
+    active = _active_seconds(attempt, now)
+    return None if active is None else max(0.0, active - attempt.charged_seconds)
 
 
 def _attempt_row(attempt: Attempt, now: datetime, looked: datetime) -> dict[str, object]:
@@ -259,7 +288,7 @@ def _attempt_row(attempt: Attempt, now: datetime, looked: datetime) -> dict[str,
         "status": status,
         "word": word,
         "cause": "" if attempt.cause == Cause.CANCELLED else cause,
-        "active_seconds": _active_seconds(attempt, now),
+        "active_seconds": _own_seconds(attempt, now),
         "hardware": hardware_words(attempt.hardware),
         "report": _report(attempt),
     }
@@ -333,7 +362,7 @@ def _phases(attempt: Attempt, now: datetime) -> list[Phase]:
         measured = [attempt.timings[key] for key in keys if key in attempt.timings]
         seconds = sum(measured) if measured else None
         if state == State.RUNNING:
-            seconds = _active_seconds(attempt, now)
+            seconds = _own_seconds(attempt, now)
         if attempt.is_ended:
             # Without a time it never came to that.
             status = "ok" if seconds is not None else "idle"
@@ -410,6 +439,24 @@ def cancel(request: SignedInRequest, pk: int) -> HttpResponse:
         messages.success(request, "It is cancelled, or stops now.")
     else:
         messages.info(request, "It was cancelled already.")
+    return redirect(run)
+
+
+@require_POST
+@login_required
+def checkpoint(request: SignedInRequest, pk: int) -> HttpResponse:
+    run = get_object_or_404(Run.objects.select_related("group__agent", "competition"), pk=pk)
+    if refusal := reason_against(request.user, "runs.rerun", run):
+        raise PermissionDenied(refusal)
+    try:
+        asked = resuming.ask_checkpoint(run, by=request.user)
+    except resuming.CannotSave as refused:
+        messages.error(request, str(refused))
+        return redirect(run)
+    if asked:
+        messages.success(request, "A checkpoint is made now.")
+    else:
+        messages.info(request, "One is asked for already.")
     return redirect(run)
 
 

@@ -1,40 +1,30 @@
-"""Drain a host: it takes no new runs, and finishes what it has. Prints how many it still has."""
+"""Drain a host: it takes no new runs, and finishes what it has. Prints how many it still has.
+
+--move: runs that can go on from a checkpoint are saved, stopped and queued for other hosts.
+"""
 
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management import BaseCommand
-
 from mlebench_web.accounts.models import User
 from mlebench_web.fleet.models import Host
 from runs import draining
-from runs.management.actor import add_user, demand, refused, user_named
-from runs.models import Attempt
-from runs.request import FieldError
+from runs.management.host_verb import HostVerb
 
 
-class Command(BaseCommand):
+class Command(HostVerb):
     help = __doc__
+    is_moving = False
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("host", metavar="HOST", help="its name")
-        add_user(parser)
-
-    def asked(self, options: dict[str, Any]) -> tuple[Host, User | None]:
-        """The host that is meant, and in whose name. Raises CommandError."""
-        user = user_named(options["user"])
-        demand(user, "fleet.drain")
-        host = Host.objects.filter(name=options["host"]).first()
-        if host is None:
-            allowed = list(Host.objects.values_list("name", flat=True))
-            error = FieldError("host", f"There is no host {options['host']!r}.", allowed)
-            raise refused([error], {"host": "HOST"})
-        return host, user
+        super().add_arguments(parser)
+        parser.add_argument(
+            "--move", action="store_true", help="checkpoint its runs and move them to other hosts"
+        )
 
     def handle(self, **options: Any) -> None:
-        host, user = self.asked(options)
-        self.change(host, user)
-        self.stdout.write(str(Attempt.objects.unended().filter(host=host).count()))
+        self.is_moving = options["move"]
+        super().handle(**options)
 
     def change(self, host: Host, user: User | None) -> None:
-        draining.drain(host, by=user)
+        draining.drain(host, by=user, move=self.is_moving)

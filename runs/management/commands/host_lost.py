@@ -9,10 +9,10 @@ from typing import Any
 from django.core.management import CommandError
 
 from runs import aside
-from runs.management.commands.drain import Command as Drain
+from runs.management.host_verb import HostVerb
 
 
-class Command(Drain):
+class Command(HostVerb):
     help = __doc__
 
     def handle(self, **options: Any) -> None:

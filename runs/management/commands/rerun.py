@@ -39,7 +39,11 @@ class Command(BaseCommand):
         which = parser.add_mutually_exclusive_group(required=True)
         which.add_argument("--which", choices=("failed", "infrastructure"))
         which.add_argument("--run", type=int, action="append", help="id of a run; repeatable")
-        parser.add_argument("--mode", default="restart", help="restart: from zero (default)")
+        parser.add_argument(
+            "--mode",
+            default="restart",
+            help="restart: from zero (default); resume: from the newest checkpoint",
+        )
         parser.add_argument(
             "--reason", default="", help="needed where an agent failed by its own doing; audited"
         )

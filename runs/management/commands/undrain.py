@@ -3,10 +3,10 @@
 from mlebench_web.accounts.models import User
 from mlebench_web.fleet.models import Host
 from runs import draining
-from runs.management.commands import drain
+from runs.management.host_verb import HostVerb
 
 
-class Command(drain.Command):
+class Command(HostVerb):
     help = __doc__
 
     def change(self, host: Host, user: User | None) -> None:

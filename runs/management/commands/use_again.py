@@ -5,10 +5,10 @@ from typing import Any
 from mlebench_web.accounts.models import User
 from mlebench_web.fleet.models import Host
 from runs import aside
-from runs.management.commands.drain import Command as Drain
+from runs.management.host_verb import HostVerb
 
 
-class Command(Drain):
+class Command(HostVerb):
     help = __doc__
 
     def handle(self, **options: Any) -> None:
