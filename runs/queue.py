@@ -24,6 +24,7 @@ from mlebench_web.catalog import data, images
 from mlebench_web.catalog.models import Agent, AgentImage, ContainerConfig
 from mlebench_web.fleet import hosts
 from mlebench_web.fleet.models import Gpu, Host, PreparedData
+from mlebench_web.process_start import started
 from runs import guards, layout
 from runs.core import placement
 from runs.core.container_config import limits_of
@@ -52,7 +53,7 @@ class Lease:
 
 @cache
 def _process_started(pid: int) -> float:
-    return psutil.Process(pid).create_time()
+    return started(pid)
 
 
 def this_supervisor() -> dict[str, object]:
@@ -77,8 +78,7 @@ def supervisor_is_live(attempt: Attempt) -> bool:
         return False
     try:
         process = psutil.Process(attempt.supervisor_pid)
-        # A second of tolerance: the start time comes from clock ticks since boot.
-        same = abs(process.create_time() - (attempt.supervisor_started or 0)) < 1
+        same = abs(started(process.pid) - (attempt.supervisor_started or 0)) < 0.02
         return same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False

@@ -16,6 +16,7 @@ import structlog
 from django.conf import settings
 
 from mlebench_web.fleet.models import Host
+from mlebench_web.process_start import started
 from runs import queue
 from runs.api.health import broker_answers
 from runs.core.deafness import Deafness
@@ -37,8 +38,7 @@ class Identity:
         """None when it has ended."""
         try:
             process = psutil.Process(self.pid)
-            # A second of tolerance: the start time comes from clock ticks since boot.
-            is_it = abs(process.create_time() - self.started) < 1
+            is_it = abs(started(self.pid) - self.started) < 0.02
             return process if is_it and process.status() != psutil.STATUS_ZOMBIE else None
         except psutil.NoSuchProcess:
             return None
@@ -53,8 +53,7 @@ def write_identity(host_name: str) -> None:
     path = path_of(host_name)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = path.with_suffix(".tmp")
-    started = psutil.Process().create_time()
-    temporary.write_text(json.dumps({"pid": os.getpid(), "started": started}))
+    temporary.write_text(json.dumps({"pid": os.getpid(), "started": started(os.getpid())}))
     temporary.replace(path)
 
 

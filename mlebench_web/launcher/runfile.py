@@ -12,6 +12,8 @@ from typing import Any
 
 import psutil
 
+from mlebench_web.process_start import started
+
 # How long the parts of a killed `./run` may take to end by themselves.
 LEFTOVERS_MAY_TAKE = 10.0
 
@@ -62,7 +64,7 @@ def hold(data: Path) -> Iterator[None]:
 def identity(pid: int) -> dict[str, Any]:
     """A process id and when that process started: ids are used again, the pair is not."""
     try:
-        return {"pid": pid, "started": psutil.Process(pid).create_time()}
+        return {"pid": pid, "started": started(pid)}
     except psutil.NoSuchProcess:
         return {"pid": pid, "started": 0.0}
 
@@ -82,7 +84,7 @@ def find(part: dict[str, Any]) -> psutil.Process | None:
     """The process that run.json names, if it is still that one."""
     try:
         process = psutil.Process(int(part["pid"]))
-        same = abs(process.create_time() - float(part["started"])) < 0.02
+        same = abs(started(process.pid) - float(part["started"])) < 0.02
     except (psutil.NoSuchProcess, KeyError, TypeError, ValueError):
         return None
     return process if same else None

@@ -44,7 +44,7 @@ class Migration(migrations.Migration):
                 ('lease_until', models.DateTimeField(blank=True, null=True)),
                 ('supervisor_boot_id', models.CharField(blank=True, max_length=64)),
                 ('supervisor_pid', models.IntegerField(blank=True, null=True)),
-                ('supervisor_started', models.FloatField(blank=True, help_text='process start, epoch', null=True)),
+                ('supervisor_started', models.FloatField(blank=True, help_text='process start: seconds after boot', null=True)),
                 ('queued_at', models.DateTimeField(default=django.utils.timezone.now)),
                 ('not_before', models.DateTimeField(blank=True, null=True)),
                 ('overrides', models.JSONField(blank=True, default=dict)),

@@ -11,6 +11,7 @@ import pytest
 from django.utils import timezone
 
 from mlebench_web.fleet.models import Host
+from mlebench_web.process_start import started
 from runs import worker_guard
 from runs.core.states import State
 from runs.worker_guard import WorkerGuard
@@ -37,8 +38,8 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> None:
 def process(box: Host) -> Iterator["subprocess.Popen[bytes]"]:
     """Stands for the worker's main process, with a child."""
     process = subprocess.Popen(["sh", "-c", "sleep 100 & wait"], start_new_session=True)
-    started = psutil.Process(process.pid).create_time()
-    worker_guard.path_of(box.name).write_text(json.dumps({"pid": process.pid, "started": started}))
+    identity = {"pid": process.pid, "started": started(process.pid)}
+    worker_guard.path_of(box.name).write_text(json.dumps(identity))
     yield process
     process.kill()
     process.wait()
