@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import docker
 import pytest
@@ -144,6 +145,25 @@ def test_a_run_whose_container_is_killed_goes_on_after_its_last_checkpoint(track
     assert second.active_seconds > checkpoint.active_seconds > 1
     assert "Going on from checkpoint" in track.text(second, "run")
     track.nothing_is_left()
+
+
+def test_another_host_goes_on_from_what_the_first_one_stored(
+    track: Track, settings: Any, tmp_path: Path
+) -> None:
+    """It shares the database and the storage, not a folder of attempts."""
+    first = track.killed_after(track.entered(), 3)
+    settings.ATTEMPTS_DIR = tmp_path / "other-attempts"
+    Host.objects.filter(pk=track.host.pk).update(is_draining=True)
+    track.host = factories.make_host(
+        "other", slots=4, cpus=2, boot_id=track.host.boot_id, image_ids=[track.image]
+    )
+    factories.make_prepared(track.host, track.competition)
+
+    track.supervise()
+
+    second = first.run.newest_attempt()
+    assert (second.host, second.outcome) == (track.host, Outcome.GRADED)
+    assert track.steps(second)[0] > 3
 
 
 def test_the_agent_is_told_the_time_that_is_left_and_why(track: Track) -> None:
