@@ -329,7 +329,9 @@ class Attempt(models.Model):
     )
     supervisor_boot_id = models.CharField(max_length=64, blank=True)
     supervisor_pid = models.IntegerField(null=True, blank=True)
-    supervisor_started = models.FloatField(null=True, blank=True, help_text="process start: seconds after boot")
+    supervisor_started = models.FloatField(
+        null=True, blank=True, help_text="process start: seconds after boot"
+    )
 
     queued_at = models.DateTimeField(default=timezone.now)
     # Back-off after an infrastructure failure: nobody claims it before.
