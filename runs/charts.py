@@ -351,19 +351,26 @@ def score_curve(
         ("bronze", thresholds.bronze),
         ("median", thresholds.median),
     )
+    labelled: list[float] = []
     for name, value in names:
         if value is None or sign * value not in shown:
             continue
+        at = y(sign * value)
+        # Names of lines that lie close would cover each other: the better one keeps its own.
+        base = at + 9 if at < top + 8 else at - 2
+        is_free = all(abs(base - other) >= 10 for other in labelled)
+        labelled += [base] if is_free else []
         parts.append(
             format_html(
-                '<line class="ref" x1="{}" x2="{}" y1="{}" y2="{}"/><text x="{}" y="{}">{}</text>',
+                '<line class="ref" x1="{0}" x2="{1}" y1="{2}" y2="{2}"><title>{5}</title></line>'
+                '<text x="{3}" y="{4}">{6}</text>',
                 left,
                 right,
-                f"{y(sign * value):.1f}",
-                f"{y(sign * value):.1f}",
+                f"{at:.1f}",
                 left + 2,
-                f"{y(sign * value) - 2:.1f}",
-                name,
+                f"{base:.1f}",
+                f"{name} {value:.5g}",
+                name if is_free else "",
             )
         )
     path = f"M{x(points[0].seconds):.1f} {y(sign * points[0].score):.1f}"
