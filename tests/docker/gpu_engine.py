@@ -26,7 +26,11 @@ import pytest
 # The engine gives the hook the container's state on standard input; its environment is in the
 # bundle's config.json.
 HOOK = """\
-#!{python}
+#!/bin/sh
+# A path with a space cannot stand in the first line, so sh starts Python on the rest.
+''':'
+exec "{python}" "$0" "$@"
+'''
 import json, pathlib, sys
 
 here = pathlib.Path({folder!r})

@@ -1,10 +1,12 @@
-"""`./run test`: the whole suite on SQLite, then what touches the database again on PostgreSQL.
+"""`./run test`: the whole suite on SQLite, and what touches the database on PostgreSQL too.
 
 Arguments go to pytest, in both legs. The last line adds both up.
 """
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,38 +21,63 @@ KINDS = ("passed", "failed", "skipped", "errors")
 
 
 def main(arguments: list[str]) -> int:
-    with tempfile.TemporaryDirectory(prefix="mlw-") as folder:
-        counts = Path(folder, "counts.json")
-        total: Counter[str] = Counter()
-
-        print("SQLite: all tests", flush=True)
-        status = leg(arguments, counts, total)
+    with tempfile.TemporaryDirectory(prefix="mlw-") as name, postgres.server() as url:
+        folder = Path(name)
+        first = Leg(folder / "sqlite", arguments)
+        # Beside the first: two cores, and most tests wait for engines, browsers and processes.
+        second = Leg(
+            folder / "postgres",
+            arguments,
+            into=folder / "postgres.out",
+            DATABASE_URL=url,
+            MLEBENCH_WEB_TEST_LEG="database",
+        )
+        print("SQLite, all tests (PostgreSQL beside it, shown after this):", flush=True)
+        status = first.wait()
         if status not in (0, 1, NOTHING_COLLECTED):
             # Interrupted, or wrong arguments: pytest has said so.
+            second.stop()
             return status
-        print("\nPostgreSQL: the tests that touch the database", flush=True)
-        with postgres.server() as url:
-            second = leg(
-                arguments, counts, total, DATABASE_URL=url, MLEBENCH_WEB_TEST_LEG="database"
-            )
+        second_status = second.wait()
+        print("\nPostgreSQL, the tests that touch the database:", flush=True)
+        print((folder / "postgres.out").read_text(), end="")
+        total = first.counts() + second.counts()
         words = [f"{total[kind]} {kind}" for kind in KINDS if total[kind] or kind in KINDS[:2]]
         print(", ".join(words) + " (both databases together)", flush=True)
-    if status == second == NOTHING_COLLECTED:
+    if status == second_status == NOTHING_COLLECTED:
         return NOTHING_COLLECTED
-    return max(code for code in (status, second) if code != NOTHING_COLLECTED)
+    return max(code for code in (status, second_status) if code != NOTHING_COLLECTED)
 
 
-def leg(arguments: list[str], counts: Path, total: Counter[str], **env: str) -> int:
-    """One pytest run; adds what it counted to `total`."""
-    counts.unlink(missing_ok=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"MLEBENCH_WEB_TEST_COUNTS": str(counts)} | env,
-    )
-    if counts.exists():
-        total.update(json.loads(counts.read_text()))
-    return done.returncode
+class Leg:
+    """One pytest run, under way."""
+
+    def __init__(
+        self, counts: Path, arguments: list[str], *, into: Path | None = None, **env: str
+    ) -> None:
+        self._counts = counts
+        with contextlib.ExitStack() as stack:
+            out = stack.enter_context(into.open("wb")) if into else None
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "pytest", *arguments],
+                cwd=ROOT,
+                env=os.environ | {"MLEBENCH_WEB_TEST_COUNTS": str(counts)} | env,
+                stdout=out,
+                stderr=out,
+            )
+
+    def wait(self) -> int:
+        return self._process.wait()
+
+    def stop(self) -> None:
+        # As Ctrl-C: fixtures still clean up.
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait()
+
+    def counts(self) -> Counter[str]:
+        if not self._counts.exists():
+            return Counter()
+        return Counter(json.loads(self._counts.read_text()))
 
 
 if __name__ == "__main__":
