@@ -156,9 +156,8 @@ def lock_sqlite(world: World, host: Host) -> str:
 
 def freeze_host(world: World, host: Host) -> str:
     """For longer than HOST_LOST_AFTER: its runs go to the other host, and it learns of that."""
-    seconds = LOST_AFTER + 8
     outage = world.freeze(host)
-    world.wait(seconds)
+    seconds = _until_lost(world, host)
     world.thaw(host, outage)
     return f"{host.name}, {seconds:.0f} s"
 
@@ -194,13 +193,29 @@ def cut_briefly(world: World, host: Host) -> str:
 
 def cut_for_long(world: World, host: Host) -> str:
     """From everything, for longer than HOST_LOST_AFTER: the containers must have been paused."""
-    return cut(world, host, LOST_AFTER + 8)
+    return cut(world, host, None)
 
 
-def cut(world: World, host: Host, seconds: float) -> str:
+def _until_lost(world: World, host: Host) -> float:
+    """Until its attempts are sealed; the reaper waits longer after an outage or a clock jump."""
+    began = time.monotonic()
+    world.wait(LOST_AFTER + 4)
+    world.wait_until(
+        lambda: not [row for row in world.seen.on(host.name) if row.state != "grading"],
+        LOST_AFTER * 1.5,
+        "its attempts are lost",
+    )
+    world.wait(2)
+    return time.monotonic() - began
+
+
+def cut(world: World, host: Host, seconds: float | None) -> str:
     outage = world.ledger.begin_outage(host.name, "cut off")
     host.switch("cut")
-    world.wait(seconds)
+    if seconds is None:
+        seconds = _until_lost(world, host)
+    else:
+        world.wait(seconds)
     host.switch("open")
     world.ledger.end_outage(outage)
     return f"{host.name}, {seconds:.0f} s"

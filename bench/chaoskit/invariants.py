@@ -340,7 +340,8 @@ def time_lost(world: World) -> None:
                 fault := ledger.fault_at(before + STEP_SECONDS + 0.1, slack=15)
             ):
                 fault.paused += gap - STEP_SECONDS
-        fault = ledger.fault_at(times[-1], slack=15) if times else None
+        # The step that a fault has cut short began before it.
+        fault = ledger.fault_at(times[-1] + STEP_SECONDS + 0.1, slack=15) if times else None
         if fault and attempt.outcome == "infrastructure_failed":
             fault.redone += times[-1] - times[0]
             fault.lost_attempts += 1
