@@ -5,6 +5,7 @@ import os
 import re
 import secrets
 import shutil
+import sqlite3
 import subprocess
 import tempfile
 import time
@@ -82,7 +83,7 @@ class Product:
         return self.process.wait(timeout=STOPS_WITHIN)
 
     def remove(self) -> None:
-        """Leave nothing behind: no process, container or folder."""
+        """Leave nothing behind: no process, container, network or folder."""
         self.stop()
         with contextlib.suppress(DockerException):
             client = docker.from_env()
@@ -90,8 +91,25 @@ class Product:
             for container in client.containers.list(all=True, filters=mine):
                 with contextlib.suppress(APIError):
                     container.remove(force=True)
+            for install in self.installations():
+                of_it = {"label": f"mlebench-web.install={install}"}
+                for network in client.networks.list(filters=of_it):
+                    with contextlib.suppress(APIError):
+                        network.remove()
             client.close()
         shutil.rmtree(self.data, ignore_errors=True)
+
+    def installations(self) -> list[str]:
+        """The name by which this product labels what it makes; none before its first start."""
+        database = self.data / "db.sqlite3"
+        if not database.exists():
+            return []
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+            try:
+                return [row[0] for row in connection.execute("SELECT name FROM runs_installation")]
+            except sqlite3.OperationalError:
+                # It ended before its tables were made.
+                return []
 
     # ------------------------------------------------------------------ looking at it
 
