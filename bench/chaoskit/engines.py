@@ -110,6 +110,8 @@ class OwnEngine:
                 for container in self.client.containers.list(all=True):
                     with contextlib.suppress(docker.errors.APIError):
                         container.remove(force=True, v=True)
+                # A network's bridge outlives its engine and keeps the addresses from all others.
+                self.client.networks.prune()
                 self.client.close()
         self.part.stop(within=20)
         for process in below(self.folder):

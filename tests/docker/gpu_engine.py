@@ -153,6 +153,8 @@ class GpuEngine:
         if hasattr(self, "client"):
             for container in self.client.containers.list(all=True):
                 container.remove(force=True, v=True)
+            # The bridge of a network outlives its engine and keeps the addresses from all others.
+            self.client.networks.prune()
             self.client.close()
         if self._process:
             self._process.send_signal(signal.SIGTERM)
