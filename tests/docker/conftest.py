@@ -17,6 +17,9 @@ from pytest_django import Settings
 from runs.containers import ContainerSpec
 from runs.containers.docker import DockerEngine
 from runs.workspace import Workspace
+from tests.docker.gpu_engine import gpu_engine
+
+__all__ = ["gpu_engine"]
 
 DOCKERFILE = """\
 ARG BASE_IMAGE

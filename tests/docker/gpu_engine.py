@@ -5,7 +5,7 @@ Ours plays the toolkit's part: it notes what the container was given, and refuse
 does not know in the toolkit's words. So tests see which GPUs a container got; whether CUDA works
 in it, they cannot see.
 
-Use: from tests.docker.gpu_engine import gpu_engine  (a fixture, one engine a session)
+The fixture `gpu_engine` comes by conftest.py, so that a session has one engine, not one a module.
 """
 
 import json

@@ -13,7 +13,7 @@ from runs.core.failures import Cause
 from runs.core.states import Outcome, State
 from runs.models import Attempt
 from tests.docker.conftest import wait_for
-from tests.docker.gpu_engine import GpuEngine, gpu_engine  # noqa: F401 - a fixture
+from tests.docker.gpu_engine import GpuEngine
 from tests.docker.test_failure_rows import PERFECT, START_SH, Road, derived, has_said
 
 pytestmark = [
@@ -30,7 +30,7 @@ COUNT = f"for i in $(seq 1 60); do echo $i; sleep 0.2; done; {PERFECT}"
 
 @pytest.fixture(scope="session")
 def second_image(
-    gpu_engine: GpuEngine,  # noqa: F811
+    gpu_engine: GpuEngine,
     engine: docker.DockerClient,
     contract_image: str,
 ) -> str:
@@ -41,7 +41,7 @@ def second_image(
 
 @pytest.fixture
 def road(
-    gpu_engine: GpuEngine,  # noqa: F811
+    gpu_engine: GpuEngine,
     second_image: str,
     settings: Settings,
     tmp_path: Path,
@@ -58,7 +58,7 @@ def road(
 
 def test_an_agent_outlives_an_engine_with_live_restore(
     road: Road,
-    gpu_engine: GpuEngine,  # noqa: F811
+    gpu_engine: GpuEngine,
 ) -> None:
     gpu_engine.restores_live(True)
     attempt = road.queued(COUNT)
@@ -79,7 +79,7 @@ def test_an_agent_outlives_an_engine_with_live_restore(
 
 def test_an_agent_that_ended_with_its_engine_is_run_again_at_once(
     road: Road,
-    gpu_engine: GpuEngine,  # noqa: F811
+    gpu_engine: GpuEngine,
 ) -> None:
     gpu_engine.restores_live(False)
     attempt = road.queued(f"{PERFECT}; echo begun; sleep 1000")
@@ -102,7 +102,7 @@ def test_an_agent_that_ended_with_its_engine_is_run_again_at_once(
 
 def test_collecting_goes_on_when_the_engine_is_back(
     road: Road,
-    gpu_engine: GpuEngine,  # noqa: F811
+    gpu_engine: GpuEngine,
 ) -> None:
     """The agent ends while its engine is away: found in its folder, collected afterwards."""
     gpu_engine.restores_live(True)

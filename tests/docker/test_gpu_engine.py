@@ -18,7 +18,7 @@ from runs.host_service import HostService
 from runs.models import Installation
 from tests.conftest import FakeNvml
 from tests.docker.conftest import Lab
-from tests.docker.gpu_engine import GpuEngine, gpu_engine  # noqa: F401 - a fixture
+from tests.docker.gpu_engine import GpuEngine
 
 pytestmark = pytest.mark.docker
 
@@ -27,7 +27,7 @@ SHOW = 'echo "gpus=[$NVIDIA_VISIBLE_DEVICES]"'
 
 @pytest.fixture(scope="session")
 def gpu_image(
-    gpu_engine: GpuEngine,  # noqa: F811
+    gpu_engine: GpuEngine,
     engine: docker.DockerClient,
     contract_image: str,
 ) -> str:
@@ -36,7 +36,7 @@ def gpu_image(
 
 @pytest.fixture
 def gpu_lab(
-    gpu_engine: GpuEngine,  # noqa: F811
+    gpu_engine: GpuEngine,
     gpu_image: str,
     tmp_path: Path,
     settings: Settings,
@@ -55,7 +55,7 @@ def gpu_lab(
 @pytest.mark.parametrize("uuids", [("GPU-a",), ("GPU-b", "MIG-c")])
 def test_a_container_gets_exactly_the_leased_gpus(
     gpu_lab: Lab,
-    gpu_engine: GpuEngine,  # noqa: F811
+    gpu_engine: GpuEngine,
     uuids: tuple[str, ...],
 ) -> None:
     spec, container = gpu_lab.run(SHOW, gpu_uuids=uuids)
@@ -67,7 +67,7 @@ def test_a_container_gets_exactly_the_leased_gpus(
 
 def test_two_containers_at_once_get_each_its_own(
     gpu_lab: Lab,
-    gpu_engine: GpuEngine,  # noqa: F811
+    gpu_engine: GpuEngine,
 ) -> None:
     _, first = gpu_lab.started(gpu_uuids=("GPU-a",))
     _, second = gpu_lab.started(gpu_uuids=("GPU-b",))
@@ -78,7 +78,7 @@ def test_two_containers_at_once_get_each_its_own(
 
 def test_a_container_without_gpus_gets_none(
     gpu_lab: Lab,
-    gpu_engine: GpuEngine,  # noqa: F811
+    gpu_engine: GpuEngine,
 ) -> None:
     spec, container = gpu_lab.run(SHOW)
 
@@ -89,7 +89,7 @@ def test_a_container_without_gpus_gets_none(
 @pytest.mark.parametrize(("uuids", "got"), [((), "void"), (("GPU-b",), "GPU-b")])
 def test_an_image_that_asks_for_all_gpus_gets_the_leased_ones(
     gpu_lab: Lab,
-    gpu_engine: GpuEngine,  # noqa: F811
+    gpu_engine: GpuEngine,
     uuids: tuple[str, ...],
     got: str,
 ) -> None:
@@ -126,7 +126,7 @@ def test_a_gpu_that_the_engine_does_not_know_is_named(gpu_lab: Lab) -> None:
 
 def test_what_nvml_reports_is_what_the_engine_takes(
     gpu_lab: Lab,
-    gpu_engine: GpuEngine,  # noqa: F811
+    gpu_engine: GpuEngine,
     fake_nvml: FakeNvml,
     host: Host,
 ) -> None:
@@ -150,7 +150,7 @@ def test_what_nvml_reports_is_what_the_engine_takes(
 def test_a_process_in_our_container_is_no_foreign_use_of_its_gpu(
     db: None,
     gpu_lab: Lab,
-    gpu_engine: GpuEngine,  # noqa: F811
+    gpu_engine: GpuEngine,
 ) -> None:
     gpu_lab.install, gpu_lab.host = Installation.this().name, hosts.this_host().name
     _, container = gpu_lab.started(gpu_uuids=("GPU-a",))
