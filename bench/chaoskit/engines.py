@@ -6,6 +6,7 @@ the engine) and the usual one (they do not).
 """
 
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -40,8 +41,8 @@ class OwnEngine:
         self.live_restore = live_restore
         self.url = f"unix://{folder}/sock"
         self.bridge = f"mlc{number}{os.getpid() % 10**6}"
-        # Two /29 of a private range that Docker's default pools do not use.
-        self.address = f"10.213.{48 + number}.1/29"
+        # A /29 of a private range that Docker's default pools do not use.
+        self.address = f"10.213.{(2 * os.getpid() + number) % 250}.1/29"
         self.part: Part
         self._client: docker.DockerClient | None = None
 
@@ -51,7 +52,9 @@ class OwnEngine:
         hook = bin_folder / "nvidia-container-runtime-hook"
         hook.write_text(HOOK)
         hook.chmod(0o755)
-        (self.folder / "daemon.json").write_text("{}")
+        # Pools of its own: the usual ones may be used up by other engines of this machine.
+        pools = {"default-address-pools": [{"base": "10.214.0.0/16", "size": 28}]}
+        (self.folder / "daemon.json").write_text(json.dumps(pools))
         # A bridge of its own: with --bridge=none the start would delete another engine's docker0.
         ip("link", "add", self.bridge, "type", "bridge")
         ip("addr", "add", self.address, "dev", self.bridge)

@@ -140,7 +140,7 @@ def wait_for_the_end(world: World) -> None:
     """Until every run has ended. What waits out a long back-off is cancelled, as a person may."""
     world.is_feeding = False
     world.set_clock(world.clock_offset)
-    until = time.monotonic() + ENDED_WITHIN
+    until = time.monotonic() + max(ENDED_WITHIN, world.steps[1] + 120)
     while time.monotonic() < until:
         world.wait(1)
         if not world.seen.attempts and time.monotonic() - world.seen.at < 3:

@@ -41,8 +41,7 @@ def one_loss(world: World, victim: Host, other: Host) -> float:
     # The other host's make room; what waits would only take it.
     for row in world.seen.on(other.name):
         world.ask("POST", f"/api/v1/runs/{row.run}/cancel", {})
-    for group in range(1, len(world.keys) + 1):
-        world.ask("POST", f"/api/v1/run-groups/{group}/cancel", {"queued_only": True})
+    cancel_queued(world)
     world.wait_until(lambda: not world.seen.on(other.name), 60, "the other host has room")
     fault = begin(world, "host lost", victim)
     outage = world.freeze(victim)
@@ -63,13 +62,20 @@ def one_loss(world: World, victim: Host, other: Host) -> float:
     return (started - move.at).total_seconds()
 
 
+def cancel_queued(world: World) -> None:
+    for group in range(1, len(world.keys) + 1):
+        world.ask("POST", f"/api/v1/run-groups/{group}/cancel", {"queued_only": True})
+
+
 def network_cut(world: World, minutes: float) -> None:
     """One host without network, with the usual leases, for less than HOST_LOST_AFTER."""
     world.say(f"network of {world.hosts[0].name} cut for {minutes} min, with the usual leases")
+    world.wait_until(lambda: len(world.seen.running()) == 4, 60, "four run")
+    world.is_feeding = False
+    cancel_queued(world)
     fault = begin(world, "network cut", world.hosts[0])
     outage = world.ledger.begin_outage(world.hosts[0].name, "cut off")
     world.hosts[0].switch("cut")
-    world.is_feeding = False
     world.wait(minutes * 60)
     world.hosts[0].switch("open")
     world.ledger.end_outage(outage)
