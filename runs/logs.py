@@ -10,6 +10,7 @@ leaves an object without a row, and the next one ships those bytes again.
 """
 
 import os
+import random
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -60,6 +61,11 @@ def _too_many(attempt_id: int, source: str) -> LogStorageError:
     return LogStorageError(f"The {source} log of attempt {attempt_id} is written by too many.")
 
 
+def _stand_aside(number: int) -> None:
+    """Let the others write: who only tries again can lose for ever. Longer with each try."""
+    time.sleep(random.uniform(0, min(0.2, 0.002 * 2**number)))  # noqa: S311 - no secret
+
+
 class _Moved(Exception):
     """The stream no longer ends where we believed: another shipper was first."""
 
@@ -85,11 +91,12 @@ def append(attempt_id: int, source: str, text: str) -> None:
     stamp = timezone.now().strftime("[%Y-%m-%d %H:%M:%S] ")
     lines = text.rstrip("\n").split("\n")
     data = "".join(f"{stamp}{line}\n" for line in lines).encode(errors="replace")
-    for _ in range(TRIES):
+    for number in range(TRIES):
         end = _end_of(attempt_id, source)
         try:
             _add(attempt_id, source, data, end, file_end=end.file_end, file_id=end.file_id)
         except _Moved:
+            _stand_aside(number)
             continue
         _merge(attempt_id, source)
         return
@@ -174,6 +181,7 @@ class Shipper:
                 moved += 1
                 if moved == TRIES:
                     raise _too_many(self.attempt_id, self.source) from None
+                _stand_aside(moved)
                 continue
             self._waiting_since = None if cut == len(data) and whole else time.monotonic()
             taken += cut
