@@ -270,6 +270,8 @@ class HostService:
                 )
             if container_id:
                 engine.remove(container_id)
+            # Its supervisor may have died between the seal and the results' folder.
+            layout.publish(attempt)
             workspace.remove(engine, attempt.image_id)
         except (EngineFailure, OSError) as error:
             logger.warning("janitor.not_cleared", attempt=attempt.pk, error=str(error))

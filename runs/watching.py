@@ -31,6 +31,8 @@ USAGE_EVERY = 15.0
 OUTPUT_EVERY = 60.0
 # A detached exec takes a moment to appear; only then does "no process left" mean anything.
 AGENT_APPEARS_WITHIN = 10.0
+# An agent that is seen to have crashed so soon after the disk was full has not failed by itself.
+FULL_DISK_EXPLAINS = 30.0
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ class Watch:
         self._paused_before = self.pauser.seconds()
         self.last_sign = now
         self.cpu_seconds: float | None = None
+        self.full_disk_at = float("-inf")
         self.usage: dict[str, object] = {}
         self.due: dict[object, float] = dict.fromkeys(
             ("row", "ship", "look", "usage", "output"), 0.0
@@ -226,6 +229,7 @@ class Watch:
         if self.is_due("ship", SHIP_EVERY) and self.supervisor.ship():
             self.last_sign = time.monotonic()
         if self.is_due("look", LOOK_EVERY):
+            self.disk_was_full()
             ending = self.look_at_container()
             if ending is not None:
                 return ending
@@ -322,9 +326,16 @@ class Watch:
             cause = Cause.OUT_OF_MEMORY if killed else None
         else:
             cause = Cause.OUT_OF_MEMORY if killed else Cause.AGENT_CRASHED
-        if code != 0 and self.supervisor.disk_is_full():
+        if code != 0 and self.disk_was_full():
             return self.ending(cause=Cause.DISK_FULL, exit_code=code, detail="The disk is full.")
         return self.ending(cause=cause, exit_code=code, ended_by_itself=True, memory_killed=killed)
+
+    def disk_was_full(self) -> bool:
+        """Whether the disk is full, or was a moment ago: an agent that could not write leaves no
+        exit code, and is seen to be gone only some seconds later."""
+        if self.supervisor.disk_is_full():
+            self.full_disk_at = time.monotonic()
+        return time.monotonic() - self.full_disk_at < FULL_DISK_EXPLAINS
 
     def memory_was_killed(self) -> bool:
         try:

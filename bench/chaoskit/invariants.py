@@ -8,6 +8,7 @@ nothing is left, and how much agent time each fault has cost.
 
 import fcntl
 import itertools
+import json
 import re
 import time
 from collections import Counter, defaultdict
@@ -210,6 +211,7 @@ def every_run_ended(world: World) -> dict[str, Any]:
             if one.cause == "product_error":
                 why = f"attempt {one.pk}: {one.cause_detail[:500]}"
                 ledger.violate("an attempt ended by an error of the product", why)
+    results_are_published(ledger)
     twice = GradingReport.objects.filter(is_current=True).values_list("attempt__run", flat=True)
     for run_id, count in Counter(twice).items():
         if count > 1:
@@ -230,6 +232,24 @@ def every_run_ended(world: World) -> dict[str, Any]:
         "attempts": Attempt.objects.count(),
         "causes": {f"{outcome}/{cause}": count for (outcome, cause), count in causes.items()},
     }
+
+
+def results_are_published(ledger: Ledger) -> None:
+    """Each run that counts is in its group's folder, in upstream's layout, and in its report."""
+    from runs import layout
+    from runs.models import Run, RunGroup
+
+    finished = Run.objects.filter(state="finished").select_related("group", "competition")
+    for run in finished:
+        if not (layout.run_folder(run) / "submission" / "submission.csv").exists():
+            ledger.violate("a finished run's results are missing", f"run {run.pk}")
+    for group in RunGroup.objects.all():
+        expected = finished.filter(group=group).count()
+        for path in layout.group_folder(group).glob("*_grading_report.json"):
+            total = json.loads(path.read_text())["total_runs"]
+            if total < expected:
+                why = f"group {group.pk}: {total} of {expected} runs"
+                ledger.violate("a group's grading report is old", why)
 
 
 def logs_are_whole(world: World) -> dict[str, Any]:

@@ -349,6 +349,18 @@ def test_row_15_a_container_removed_from_outside_keeps_its_outputs_and_is_run_ag
     assert attempt.run.newest_attempt().state == State.QUEUED, "no score from a broken host"
 
 
+def test_an_agent_that_a_full_disk_ended_a_moment_ago_has_not_failed_by_itself(
+    road: Road, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The edge: a disk that is full when the run begins, and free again when its end is seen.
+    answers = iter([True])
+    monkeypatch.setattr(worker.Supervisor, "disk_is_full", lambda _: next(answers, False))
+
+    attempt = road.run("sleep 1; exit 1")
+
+    assert (attempt.outcome, attempt.cause) == (Outcome.INFRASTRUCTURE_FAILED, Cause.DISK_FULL)
+
+
 def has_said(attempt: Attempt, line: str) -> bool:
     return line in logs.last_lines(attempt.pk, "agent", 50)
 
@@ -535,4 +547,6 @@ def test_a_supervisor_killed_at_any_line_is_followed_by_one_that_finishes(
     assert attempt.run.attempts.count() == 1
     assert road.text(attempt) == "once", "no line lost, none doubled, no agent started twice"
     assert attempt.reports.filter(is_current=True).get().gold_medal
+    results = layout.run_folder(attempt.run)
+    assert (results / "submission" / "submission.csv").read_text() == small_competition.PERFECT
     road.nothing_is_left()
