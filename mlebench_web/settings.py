@@ -9,7 +9,7 @@ import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.csp import CSP
 
-from mlebench_web import env, sockets
+from mlebench_web import base_image, env, sockets
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -256,7 +256,7 @@ MEMORY_RESERVE_BYTES = env.gibibytes("MEMORY_RESERVE_GIB", 2)
 DISK_RESERVE_BYTES = env.gibibytes("DISK_RESERVE_GIB", 2)
 # "nvidia" for the NVIDIA container toolkit's driver, "cdi" for CDI device names.
 GPU_REQUEST_MODE = env.text("GPU_REQUEST_MODE", "nvidia")
-BASE_IMAGE = env.text("BASE_IMAGE", "python:3.12-slim")
+BASE_IMAGE = env.text("BASE_IMAGE") or base_image.of(DATA_DIR)
 
 # ---------------------------------------------------------------------------- Runs
 DEFAULT_TIME_LIMIT = env.hours("DEFAULT_TIME_LIMIT_HOURS", 24)

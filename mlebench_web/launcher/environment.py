@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from mlebench_web import sockets
+from mlebench_web import base_image, sockets
 
 BASE_DIR = Path(__file__).resolve().parent.parent.parent
 EVERYWHERE = ("0.0.0.0", "::", "")  # noqa: S104 - compared with, never bound to
@@ -42,7 +42,7 @@ def parse(arguments: list[str]) -> Options:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--data", default=os.environ.get("MLEBENCH_WEB_DATA", BASE_DIR / "var"))
-    parser.add_argument("--base-image", default=os.environ.get("BASE_IMAGE", "python:3.12-slim"))
+    parser.add_argument("--base-image", default="")
     parser.add_argument("--exit", action="store_true")
     found = parser.parse_args(arguments)
     if not 0 <= found.port <= 65535:
@@ -52,7 +52,8 @@ def parse(arguments: list[str]) -> Options:
     data = Path(found.data).expanduser().resolve()
     if data.exists() and not data.is_dir():
         parser.error(f"--data {data}: that is a file, not a folder")
-    return Options(found.command, found.host, found.port, data, found.base_image, found.exit)
+    image = found.base_image or os.environ.get("BASE_IMAGE") or base_image.of(data)
+    return Options(found.command, found.host, found.port, data, image, found.exit)
 
 
 def for_parts(options: Options, inherited: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mlebench_web import base_image
 from mlebench_web.launcher import environment
 from mlebench_web.launcher.environment import Options
 
@@ -22,13 +23,28 @@ def test_options_have_the_documented_defaults(monkeypatch: pytest.MonkeyPatch) -
     assert options == replace(OPTIONS, data=environment.BASE_DIR / "var")
 
 
-def test_the_base_image_comes_from_the_option_then_the_variable(
-    monkeypatch: pytest.MonkeyPatch,
+def test_the_base_image_comes_from_the_option_then_the_variable_then_the_last_build(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("BASE_IMAGE", "from-variable")
+    start = ["start", "--data", str(tmp_path)]
+    monkeypatch.delenv("BASE_IMAGE", raising=False)
+    assert environment.parse(start).base_image == base_image.DEFAULT
 
-    assert environment.parse(["start"]).base_image == "from-variable"
-    assert environment.parse(["start", "--base-image", "named"]).base_image == "named"
+    base_image.remember(tmp_path, "built-on-this")
+    assert environment.parse(start).base_image == "built-on-this"
+
+    monkeypatch.setenv("BASE_IMAGE", "from-variable")
+    assert environment.parse(start).base_image == "from-variable"
+    assert environment.parse([*start, "--base-image", "named"]).base_image == "named"
+
+
+def test_the_default_base_image_is_followed_not_remembered(tmp_path: Path) -> None:
+    base_image.remember(tmp_path, "built-on-this")
+
+    base_image.remember(tmp_path, base_image.DEFAULT)
+
+    assert base_image.of(tmp_path) == base_image.DEFAULT
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import docker.errors
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from mlebench_web import base_image
 from mlebench_web.accounts import audit
 from mlebench_web.catalog import images
 from mlebench_web.catalog.models import Agent, AgentImage
@@ -48,6 +49,8 @@ class Command(BaseCommand):
                     row=self.row(agent, options["tag"]) if options["tag"] else None,
                 )
                 self.stdout.write(image.image_id)
+                if agent.is_builtin and not options["tag"]:
+                    base_image.remember(settings.DATA_DIR, options["base_image"])
         except docker.errors.DockerException as error:
             raise CommandError(f"No container engine: {error}") from error
         except images.BuildFailed as error:
