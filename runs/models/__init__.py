@@ -1,0 +1,33 @@
+"""Experiment > RunGroup > Run (competition x seed) > Attempt, and the one door for state.
+
+Only this package writes a state (tests/test_layers.py holds that).
+"""
+
+from runs.models.attempts import Attempt, AttemptQuerySet, Run
+from runs.models.base import Replaced, choices_of
+from runs.models.checkpoints import Checkpoint, CheckpointQuerySet
+from runs.models.groups import Experiment, IdempotencyKey, Installation, RunGroup
+from runs.models.history import Move, Requeue
+from runs.models.leases import GpuLease
+from runs.models.logs import LogSegment
+from runs.models.results import GradingReport, SubmissionSnapshot
+
+__all__ = [
+    "Attempt",
+    "AttemptQuerySet",
+    "Checkpoint",
+    "CheckpointQuerySet",
+    "Experiment",
+    "GpuLease",
+    "GradingReport",
+    "IdempotencyKey",
+    "Installation",
+    "LogSegment",
+    "Move",
+    "Replaced",
+    "Requeue",
+    "Run",
+    "RunGroup",
+    "SubmissionSnapshot",
+    "choices_of",
+]
