@@ -22,7 +22,7 @@ from django.db import connection, transaction
 from django.db.models import Max, QuerySet
 
 from mlebench_web.fleet import hosts
-from runs import agent_manifest, checkpoint_files, checkpoint_store, grading, snapshots
+from runs import agent_manifest, checkpoint_files, checkpoint_store, grading, guards, snapshots
 from runs.agent_manifest import AgentManifest
 from runs.checkpoint_files import Restless, TooMuch
 from runs.checkpoint_store import Corrupt
@@ -124,13 +124,9 @@ class Saver:
         copy = self._copy(wish)
         if self._last and {each.path: each.seen for each in self._last.entries} == copy.look.seen:
             return None
-        manifest, added = checkpoint_store.store(
-            self.attempt.run_id,
-            copy,
-            self._same(copy.look.seen),
-            attempt=self.attempt.pk,
-            host=self.host,
-            sound={name for each in self._sound.values() for name in each.blobs()},
+        is_manifest_last = guards.is_on(guards.Guard.MANIFEST)
+        manifest, added = self._store(
+            copy, checkpoint_store.put if is_manifest_last else checkpoint_store.put_nothing
         )
         path, digest = checkpoint_store.write_manifest(self.attempt.run_id, manifest)
         row = self._patiently(
@@ -148,9 +144,24 @@ class Saver:
                 digest=digest,
             )
         )
+        if not is_manifest_last:
+            self._store(copy, checkpoint_store.put)
         self._last = self._sound[row.pk] = manifest
         self._thin_out()
         return row
+
+    def _store(
+        self, copy: checkpoint_files.Copy, put: checkpoint_store.Put
+    ) -> tuple[Manifest, int]:
+        return checkpoint_store.store(
+            self.attempt.run_id,
+            copy,
+            self._same(copy.look.seen),
+            attempt=self.attempt.pk,
+            host=self.host,
+            sound={name for each in self._sound.values() for name in each.blobs()},
+            put=put,
+        )
 
     def _copy(self, wish: Wish) -> checkpoint_files.Copy:
         def copy() -> checkpoint_files.Copy:

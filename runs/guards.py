@@ -18,6 +18,8 @@ class Guard(StrEnum):
     GRACE = "grace"
     # An attempt with a live supervisor is not adopted.
     ADOPTION = "adoption"
+    # A checkpoint's manifest is written after its data, and what is read back has its hashes.
+    MANIFEST = "manifest"
 
 
 def is_on(guard: Guard) -> bool:

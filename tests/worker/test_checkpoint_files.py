@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from django.core.files.base import ContentFile
 from django.core.files.storage import default_storage
+from pytest_django import Settings
 
 from runs import checkpoint_store
 from runs.checkpoint_files import Copy, Restless, TooMuch, copy_aside, look_at, put_back
@@ -321,6 +322,25 @@ def test_a_manifest_of_another_content_is_corrupt(root: Path) -> None:
     default_storage.delete(path)
     with pytest.raises(Corrupt, match="gone"):
         checkpoint_store.read_manifest(path, digest, roots=ROOTS)
+
+
+@pytest.mark.parametrize("is_gone", [True, False], ids=["gone", "half"])
+def test_what_verifies_a_checkpoint_is_one_guard(
+    root: Path, tmp_path: Path, settings: Settings, is_gone: bool
+) -> None:
+    """bench/chaos.py switches it off, to see that it would notice."""
+    (root / "ckpt/x").write_bytes(os.urandom(1000))
+    manifest, _ = saved(root)
+    [name] = blobs()
+    default_storage.delete(name)
+    if not is_gone:
+        default_storage.save(name, ContentFile(b"half"))
+    with pytest.raises(Corrupt):
+        restored(manifest, tmp_path / "on")
+
+    settings.CHAOS_BREAK = "manifest"
+
+    assert len((restored(manifest, tmp_path / "off") / "ckpt/x").read_bytes()) < 1000
 
 
 def test_what_nothing_needs_is_removed_and_the_rest_stays(root: Path, tmp_path: Path) -> None:
