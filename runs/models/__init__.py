@@ -11,6 +11,7 @@ from runs.models.history import Move, Requeue
 from runs.models.leases import GpuLease
 from runs.models.logs import LogSegment
 from runs.models.results import GradingReport, SubmissionSnapshot
+from runs.models.steps import Step, StepQuerySet
 
 __all__ = [
     "Attempt",
@@ -28,6 +29,8 @@ __all__ = [
     "Requeue",
     "Run",
     "RunGroup",
+    "Step",
+    "StepQuerySet",
     "SubmissionSnapshot",
     "choices_of",
 ]

@@ -1,6 +1,7 @@
 """Run > Attempt, and the one door for their states."""
 
 import uuid
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -29,10 +30,12 @@ from runs.core.states import (
     check_move,
     run_state,
 )
+from runs.core.steps import Source, StepState
 from runs.models.base import Replaced, choices_of
 from runs.models.checkpoints import Checkpoint
 from runs.models.history import Move, Requeue
 from runs.models.leases import GpuLease
+from runs.models.steps import Step
 
 
 class Run(models.Model):
@@ -272,6 +275,10 @@ class Attempt(models.Model):
     move_asked_at = models.DateTimeField(null=True, blank=True)
     move_asked_by = models.CharField(max_length=150, blank=True)
     checkpoint_problem = models.TextField(blank=True)
+    # How far its events are read, and what they say of the whole: see runs.steps.Feed.
+    step_feed = models.JSONField(default=dict, blank=True)
+    # The last sign of life of each kind, seconds since 1970 by the database's clock.
+    signs = models.JSONField(default=dict, blank=True)
 
     objects = AttemptQuerySet.as_manager()
 
@@ -419,6 +426,36 @@ class Attempt(models.Model):
         for name, value in fields.items():
             if not hasattr(value, "resolve_expression"):
                 setattr(self, name, value)
+
+    def record_steps(
+        self,
+        token: uuid.UUID,
+        steps: Iterable[StepState],
+        *,
+        gone: Iterable[int] = (),
+        source: Source,
+        active: float,
+        now: datetime,
+        **fields: object,
+    ) -> None:
+        """Write steps as they are, remove those that are `gone`, and save `fields` of the attempt:
+        all or nothing. `active` seconds of the run is `now`. Raises Replaced.
+        """
+        states = {step.number: step for step in steps}
+        with transaction.atomic():
+            # The conditional update first: it is the lock, and the fence of what follows.
+            self.save_held(token, **fields)
+            known = {row.number: row for row in self.steps.filter(number__in=states)}
+            Step.objects.bulk_create(
+                (
+                    Step.of(self, state, known.get(state.number), source, active, now)
+                    for state in states.values()
+                ),
+                update_conflicts=True,
+                unique_fields=["attempt", "number"],
+                update_fields=Step.WRITTEN,
+            )
+            self.steps.filter(number__in=list(gone)).delete()
 
     def overrides_for_the_next(self, cause: Cause | None) -> Overrides:
         """What was asked for this attempt holds for those that follow by themselves, but nobody
