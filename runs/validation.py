@@ -39,6 +39,8 @@ logger = structlog.get_logger(__name__)
 CONNECTIONS_AT_ONCE = 8
 GRADINGS_AT_ONCE = 1
 READ_TIMEOUT_SECONDS = 60
+# How long a client that was refused may go on sending before the connection is closed.
+HEAR_OUT_SECONDS = 5
 # What multipart puts around a file.
 ENVELOPE_BYTES = 2**20
 ASK_TIMEOUT_SECONDS = 1
@@ -353,6 +355,23 @@ class ValidateHandler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+    def finish(self) -> None:
+        """Hear the client out: one that still sends when the door closes never reads its answer.
+
+        Bounded, since a refused upload may be as long as its sender likes.
+        """
+        try:
+            self.wfile.flush()
+            self.connection.shutdown(socket.SHUT_WR)
+            self.connection.settimeout(HEAR_OUT_SECONDS)
+            until = time.monotonic() + HEAR_OUT_SECONDS
+            while time.monotonic() < until and self.connection.recv(64 * 1024):
+                pass
+        except OSError:
+            # It has gone, which is as good.
+            logger.debug("validation.hung_up", socket=str(cast(UnixServer, self.server).path))
+        super().finish()
 
     def address_string(self) -> str:
         return "agent"

@@ -6,7 +6,7 @@ failure is an EngineFailure that names its cause.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -26,6 +26,10 @@ GPUS_LABEL = f"{LABEL}.gpus"
 
 # Who runs the agent inside every image that keeps mle-bench's contract.
 AGENT_USER = "nonroot"
+
+# What is listed of an agent's processes, and of the command line of each.
+PROCESSES_AT_MOST = 500
+COMMAND_AT_MOST = 1000
 
 # What the agent runs below: `bash -c SCRIPT <logs folder> <start script> <arguments>`. A second one
 # ends at the mkdir. The shell outlives SIGTERM (a trap is not inherited, so the agent does get it),
@@ -87,6 +91,8 @@ class Look:
     oom_killed: bool = False
     # Why a start failed, in the engine's words.
     error: str = ""
+    # Somebody asked for its removal, and it is still there for a moment.
+    is_being_removed: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,21 @@ class Usage:
     memory_bytes: int | None = None
     # Of the whole container, page cache included: what the kernel counts against the limit.
     memory_peak_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class AgentProcess:
+    """A process of the agent, as it is called inside its container.
+
+    The command line is the agent's own word: shortened, and good for no more than to tell its
+    processes apart.
+    """
+
+    pid: int
+    parent: int
+    # With its id, what it is known by: an id is given anew.
+    started: float
+    command: str
 
 
 @dataclass(frozen=True)
@@ -146,6 +167,15 @@ class Engine(Protocol):
 
     def signal_agent(self, container_id: str, signal: str) -> None:
         """Send TERM or KILL to every process of the agent's user."""
+
+    def agent_processes(self, container_id: str) -> list[AgentProcess]:
+        """Those of the agent's user that live, some hundred at most; [] when it is gone."""
+
+    def signal_processes(
+        self, container_id: str, processes: Sequence[AgentProcess], signal: str
+    ) -> int:
+        """Send INT or KILL to those that are still the same, and never to one that is not the
+        agent's; to how many it was sent."""
 
     def memory_kills(self, container_id: str) -> int | None:
         """Processes of the container that the kernel has killed for memory; None: not readable."""

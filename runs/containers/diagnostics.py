@@ -25,7 +25,7 @@ def evidence(engine: Engine, container_id: str, workspace: Workspace) -> Evidenc
     Raises EngineFailure only when the engine cannot even say whether the container exists.
     """
     look = engine.look(container_id)
-    exists = look.state != ContainerState.MISSING
+    exists = look.state != ContainerState.MISSING and not look.is_being_removed
     kills: int | None = None
     own_log = ""
     if exists:

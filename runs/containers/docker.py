@@ -23,6 +23,7 @@ from runs.containers import (
     ATTEMPT_LABEL,
     HOST_LABEL,
     INSTALL_LABEL,
+    AgentProcess,
     ContainerSpec,
     ContainerState,
     EngineFailure,
@@ -31,7 +32,9 @@ from runs.containers import (
     OwnContainer,
     Usage,
     cgroups,
+    processes,
 )
+from runs.containers.processes import output
 from runs.core.failures import Cause, cause_of_engine_error
 from runs.workspace import remove_tree
 
@@ -41,6 +44,8 @@ TIMEOUT = 30
 # Starting with a GPU hook, killing and removing take longer; still less than a lease.
 SLOW_TIMEOUT = 60
 GONE_TIMEOUT = 60
+# Of what an exec prints.
+EXEC_BYTES = 4 * 2**20
 RELAY = Path(__file__).with_name("relay.py")
 # What the image's entrypoint and `exec -u` need; everything else is dropped.
 CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID"]
@@ -255,6 +260,8 @@ class DockerEngine:
             exit_code=state["ExitCode"] if over or failed else None,
             oom_killed=bool(state["OOMKilled"]),
             error=state["Error"],
+            # The engine marks it before it kills it, so this tells a removal from a kill.
+            is_being_removed=state["Status"] in ("removing", "dead"),
         )
 
     # ------------------------------------------------------------------------ the agent
@@ -300,9 +307,34 @@ class DockerEngine:
             # 1: nobody left to signal. The caller's next step is to kill the container.
             logger.warning("agent.signal", container=container_id, code=code, said=said[:500])
 
+    def agent_processes(self, container_id: str) -> list[AgentProcess]:
+        said = self._as_agent(container_id, ["bash", "-c", processes.LIST])
+        return processes.read_list(said)
+
+    def signal_processes(
+        self, container_id: str, wanted: Sequence[AgentProcess], signal: str
+    ) -> int:
+        if signal not in ("INT", "KILL"):
+            raise ValueError(f"{signal}: a step's process gets INT or KILL")
+        arguments = processes.send_arguments(wanted, signal)
+        said = self._as_agent(container_id, ["bash", "-c", processes.SEND, "send", *arguments])
+        return int(said) if said.strip().isdigit() else 0
+
+    def _as_agent(self, container_id: str, command: list[str]) -> str:
+        """What it printed; "" without a container that runs. Raises EngineFailure when paused."""
+        with engine_errors():
+            try:
+                return self._exec(container_id, command, user=AGENT_USER)[1]
+            except docker.errors.APIError as error:
+                is_paused = "is paused" in str(error.explanation)
+                if not is_paused and (_is(error, 404) or _is(error, 409)):
+                    return ""
+                raise
+
     def _exec(self, container_id: str, command: list[str], *, user: str) -> tuple[int | None, str]:
         made = self._api.exec_create(container_id, command, user=user)
-        said = self._api.exec_start(made["Id"])
+        with contextlib.closing(self._api.exec_start(made["Id"], socket=True)) as stream:
+            said = output(stream, at_most=EXEC_BYTES, seconds=TIMEOUT)
         code = self._api.exec_inspect(made["Id"])["ExitCode"]
         return code, said.decode("utf-8", "replace")
 

@@ -88,11 +88,12 @@ def ask(
     headers: dict[str, str] | None = None,
 ) -> tuple[int, str, dict[str, str]]:
     client = Connection(attempt)
-    client.request(method, path, body, headers or {})
-    response = client.getresponse()
-    text = response.read().decode()
-    client.close()
-    return response.status, text, dict(response.getheaders())
+    try:
+        client.request(method, path, body, headers or {})
+        response = client.getresponse()
+        return response.status, response.read().decode(), dict(response.getheaders())
+    finally:
+        client.close()
 
 
 def post(attempt: Attempt, content: bytes) -> tuple[int, dict[str, str]]:
@@ -167,6 +168,27 @@ def test_too_many_validations_in_a_minute_are_told_when_to_come_back(
     assert statuses == [200, 200]
     assert status == 429
     assert 50 <= int(headers["Retry-After"]) <= 61
+
+
+def test_a_refusal_is_read_also_by_one_that_sends_its_file_late(
+    service: ValidationService, attempt: Attempt, settings: Settings
+) -> None:
+    settings.VALIDATIONS_PER_MINUTE = 1
+    service.serve(attempt.pk)
+    post(attempt, ANSWERS.encode())
+    body, headers = multipart(b"a" * 2**20)
+    client = Connection(attempt)
+    client.putrequest("POST", "/validate")
+    for name, value in {**headers, "Content-Length": str(len(body))}.items():
+        client.putheader(name, value)
+    client.endheaders()
+    # The answer is there before the first byte of the file is sent.
+    client.sock.recv(1, socket.MSG_PEEK)
+
+    client.send(body)
+
+    assert client.getresponse().status == 429
+    client.close()
 
 
 def test_one_attempts_many_connections_leave_others_alone(
