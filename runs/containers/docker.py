@@ -33,6 +33,7 @@ from runs.containers import (
     Usage,
     cgroups,
     processes,
+    reach,
 )
 from runs.containers.processes import output
 from runs.core.failures import Cause, cause_of_engine_error
@@ -164,6 +165,8 @@ class DockerEngine:
                 limits["shm_size"] = spec.shm_bytes
             if spec.runtime:
                 limits["runtime"] = spec.runtime
+            if spec.network != "none" and settings.AGENT_NAMESERVERS:
+                limits["dns"] = settings.AGENT_NAMESERVERS
             if requests_ := gpu_requests(spec.gpu_uuids, settings.GPU_REQUEST_MODE):
                 limits["device_requests"] = requests_
             for key, value in spec.engine_settings.items():
@@ -245,6 +248,7 @@ class DockerEngine:
                 # Somebody removed our network; the next create makes it anew.
                 self._networks.clear()
                 raise error
+            reach.wall_off(self._slow, container_id)
 
     def look(self, container_id: str) -> Look:
         with engine_errors():
@@ -333,8 +337,8 @@ class DockerEngine:
 
     def _exec(self, container_id: str, command: list[str], *, user: str) -> tuple[int | None, str]:
         made = self._api.exec_create(container_id, command, user=user)
-        with contextlib.closing(self._api.exec_start(made["Id"], socket=True)) as stream:
-            said = output(stream, at_most=EXEC_BYTES, seconds=TIMEOUT)
+        stream = self._api.exec_start(made["Id"], stream=True)
+        said = output(stream, at_most=EXEC_BYTES, seconds=TIMEOUT)
         code = self._api.exec_inspect(made["Id"])["ExitCode"]
         return code, said.decode("utf-8", "replace")
 

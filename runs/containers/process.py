@@ -15,16 +15,21 @@ import signal as signals
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 from django.conf import settings
 
+from mlebench_web.process_start import started
 from runs.containers import (
     AGENT_SCRIPT,
     ATTEMPT_LABEL,
+    COMMAND_AT_MOST,
     HOST_LABEL,
     INSTALL_LABEL,
+    PROCESSES_AT_MOST,
+    AgentProcess,
     ContainerSpec,
     ContainerState,
     EngineFailure,
@@ -199,9 +204,9 @@ class ProcessEngine:
             raise EngineFailure(Cause.CONTAINER_EXITED, f"{container_id} is not running")
         write(folder / "start", "")
         # Come back when there is an agent, so that "no process left" means that it has ended.
-        started = spec.workspace.logs / ".started"
+        mark = spec.workspace.logs / ".started"
         until = time.monotonic() + START_TIMEOUT
-        while not started.exists():
+        while not mark.exists():
             if time.monotonic() > until:
                 raise EngineFailure(Cause.ENGINE_ERROR, "the agent did not start")
             if not self._is_running(folder):
@@ -221,6 +226,30 @@ class ProcessEngine:
     def signal_agent(self, container_id: str, signal: str) -> None:
         number = {"TERM": signals.SIGTERM, "KILL": signals.SIGKILL}[signal]
         self._send(self._members(container_id, AGENT_MARK), number)
+
+    def agent_processes(self, container_id: str) -> list[AgentProcess]:
+        found = []
+        for process in self._members(container_id, AGENT_MARK)[:PROCESSES_AT_MOST]:
+            with contextlib.suppress(psutil.Error):
+                command = " ".join(process.cmdline())[:COMMAND_AT_MOST]
+                found.append(
+                    AgentProcess(process.pid, process.ppid(), started(process.pid), command)
+                )
+        return found
+
+    def signal_processes(
+        self, container_id: str, processes: Sequence[AgentProcess], signal: str
+    ) -> int:
+        number = {"INT": signals.SIGINT, "KILL": signals.SIGKILL}[signal]
+        wanted = {process.pid: process.started for process in processes}
+        sent = 0
+        # Only what bears this container's mark, whatever the ids say.
+        for process in self._members(container_id, AGENT_MARK):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.pid in wanted and started(process.pid) == wanted[process.pid]:
+                    process.send_signal(number)
+                    sent += 1
+        return sent
 
     def _send(self, processes: list[psutil.Process], number: signals.Signals) -> None:
         for process in processes:

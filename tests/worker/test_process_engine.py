@@ -1,5 +1,6 @@
 """ProcessEngine: containers played by processes, with the same verbs as on an engine."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -13,7 +14,8 @@ import psutil
 import pytest
 from pytest_django import Settings
 
-from runs.containers import ContainerSpec, ContainerState, EngineFailure, diagnostics
+from mlebench_web.process_start import started
+from runs.containers import AgentProcess, ContainerSpec, ContainerState, EngineFailure, diagnostics
 from runs.containers.process import ProcessEngine
 from runs.core.failures import Cause, cause_of_end
 from runs.workspace import Workspace
@@ -303,3 +305,26 @@ def test_files_that_an_agent_shut_itself_out_of_are_opened(
         assert path.stat().st_mode & 0o777 == 0
         ENGINE.make_readable(spec.workspace.submission, "")
     assert path.stat().st_mode & 0o400
+
+
+def test_one_process_of_the_agent_is_signalled_and_never_one_of_another(lab: Lab) -> None:
+    spec, container = lab.started(
+        f"{sys.executable} -c 'import time; time.sleep(300)' a-step; {LOOPS}"
+    )
+    ENGINE.start_agent(container, spec)
+
+    def steps() -> list[AgentProcess]:
+        return [p for p in ENGINE.agent_processes(container) if p.command.endswith(" a-step")]
+
+    wait_for(steps)
+    [step] = steps()
+    another = dataclasses.replace(step, started=step.started - 1)
+    ours = AgentProcess(os.getpid(), os.getppid(), started(os.getpid()), "")
+    assert ENGINE.signal_processes(container, [another, ours], "KILL") == 0
+    assert ENGINE.signal_processes(container, [step], "INT") == 1
+    wait_for(lambda: "up" in (spec.workspace.logs / "agent.stdout").read_text())
+    assert steps() == []
+    assert ENGINE.agent_is_alive(container)
+    ENGINE.remove(container)
+    assert ENGINE.agent_processes(container) == []
+    assert ENGINE.signal_processes(container, [step], "KILL") == 0
