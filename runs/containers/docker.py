@@ -33,7 +33,6 @@ from runs.containers import (
     Usage,
     cgroups,
     processes,
-    reach,
 )
 from runs.containers.processes import output
 from runs.core.failures import Cause, cause_of_engine_error
@@ -165,8 +164,6 @@ class DockerEngine:
                 limits["shm_size"] = spec.shm_bytes
             if spec.runtime:
                 limits["runtime"] = spec.runtime
-            if spec.network != "none" and settings.AGENT_NAMESERVERS:
-                limits["dns"] = settings.AGENT_NAMESERVERS
             if requests_ := gpu_requests(spec.gpu_uuids, settings.GPU_REQUEST_MODE):
                 limits["device_requests"] = requests_
             for key, value in spec.engine_settings.items():
@@ -248,7 +245,6 @@ class DockerEngine:
                 # Somebody removed our network; the next create makes it anew.
                 self._networks.clear()
                 raise error
-            reach.wall_off(self._slow, container_id)
 
     def look(self, container_id: str) -> Look:
         with engine_errors():
