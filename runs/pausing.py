@@ -2,6 +2,8 @@
 
 By then another host may soon be given the run, and two agents must not both spend money and GPU
 hours on it. The thread here never touches the database, so no query that hangs can stop it.
+
+A checkpoint of files that would not stand still pauses the container too (`hold`).
 """
 
 import json
@@ -9,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ import structlog
 
 from mlebench_web.fleet import hosts
 from runs.containers import EngineFailure
+from runs.core.interruptions import Kind
 from runs.core.limits import must_pause
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ class Pause:
 
     began: float
     ended: float
+    kind: Kind = Kind.PAUSED
 
     @property
     def seconds(self) -> float:
@@ -60,6 +64,7 @@ class Pauser(threading.Thread):
         self._stop_asked = threading.Event()
         self._container = ""
         self._began: float | None = None
+        self._kind = Kind.PAUSED
         # A copy of the agent's files is being made: contact alone is no reason to go on.
         self._is_kept = False
         self._failed = False
@@ -91,7 +96,7 @@ class Pauser(threading.Thread):
         """The agent stands still in here, where it runs and the engine answers; not charged."""
         with self._lock:
             if self._container and self._began is None:
-                self._pause(0)
+                self._pause(Kind.COPIED)
                 self._is_kept = self._began is not None
         try:
             yield
@@ -130,7 +135,8 @@ class Pauser(threading.Thread):
             said = json.loads(self._marker.read_text())
             if said["boot_id"] != hosts.boot_id():
                 return None
-            return Pause(said["began"], said["ended"] or time.monotonic())
+            ended = said["ended"] or time.monotonic()
+            return Pause(said["began"], ended, Kind(said.get("kind", Kind.PAUSED)))
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:
@@ -164,15 +170,15 @@ class Pauser(threading.Thread):
                 ttl=self._ttl,
                 could_be_replaced=self.could_be_replaced,
             ):
-                self._pause(cut_off)
+                self._pause(Kind.PAUSED, cut_off)
         elif self._heart.last_beat > self._began and not self._is_kept:
             self._go_on()
 
-    def _pause(self, cut_off: float) -> None:
+    def _pause(self, kind: Kind, cut_off: float = 0) -> None:
         began = time.monotonic()
         try:
             # Written first: a pause that nobody knows of would be charged.
-            self._mark(began, None)
+            self._mark(Pause(began, 0, kind))
             self._engine.pause(self._container)
         except (EngineFailure, OSError) as error:
             if not self._failed:
@@ -180,7 +186,7 @@ class Pauser(threading.Thread):
             self._failed = True
             return
         self._failed = False
-        self._began = began
+        self._began, self._kind = began, kind
         if cut_off:
             logger.warning("pause.began", container=self._container, cut_off_seconds=round(cut_off))
 
@@ -193,19 +199,18 @@ class Pauser(threading.Thread):
             # The next look tries again; so does the watch, which unpauses what it finds paused.
             logger.warning("unpause.failed", container=self._container, error=str(error))
             return
-        pause = Pause(self._began, time.monotonic())
+        pause = Pause(self._began, time.monotonic(), self._kind)
         self._began = None
         self._over_seconds += pause.seconds
         self.taken.append(pause)
         logger.info("pause.ended", container=self._container, seconds=round(pause.seconds, 1))
         try:
-            self._mark(pause.began, pause.ended)
+            self._mark(pause)
         except OSError as error:
             logger.warning("pause.not_marked", error=str(error))
 
-    def _mark(self, began: float, ended: float | None) -> None:
+    def _mark(self, pause: Pause) -> None:
+        """`ended` is 0 while it lasts."""
         temporary = self._marker.with_suffix(".tmp")
-        temporary.write_text(
-            json.dumps({"boot_id": hosts.boot_id(), "began": began, "ended": ended})
-        )
+        temporary.write_text(json.dumps({"boot_id": hosts.boot_id(), **asdict(pause)}))
         temporary.replace(self._marker)

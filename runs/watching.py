@@ -142,7 +142,7 @@ class Watch:
         after a container's end, are not charged."""
         pause = self.pauser.left_behind()
         if pause is not None:
-            self.not_charged(Kind.PAUSED, pause.seconds, ended_ago=time.monotonic() - pause.ended)
+            self.not_charged(pause.kind, pause.seconds, ended_ago=time.monotonic() - pause.ended)
         self.pauser.forget_what_was_left()
         last = self.supervisor.last_watched
         if last is None or self.attempt.agent_started_at is None:
@@ -179,7 +179,7 @@ class Watch:
         now = patiently(hosts.now, tick=self.supervisor.tick, what="clock")
         self.clock.before -= seconds
         at = max(0.0, self.since_start(now) - ended_ago - seconds)
-        total = "paused_seconds" if kind == Kind.PAUSED else "down_seconds"
+        total = "down_seconds" if kind == Kind.DOWN else "paused_seconds"
         before = getattr(self.attempt, total)
         self.note(Interruption(kind, at, seconds), **{total: round(before + seconds, 3)})
 
@@ -190,7 +190,9 @@ class Watch:
 
     def note(self, one: Interruption, **fields: object) -> None:
         self.supervisor.save(interruptions=with_one_more(self.attempt.interruptions, one), **fields)
-        self.supervisor.say(f"{one.words.capitalize()} for {one.seconds:.0f} s.")
+        if one.kind != Kind.COPIED:
+            # The checkpoint's own line says how long it took.
+            self.supervisor.say(f"{one.words.capitalize()} for {one.seconds:.0f} s.")
 
     def save_pauses(self) -> None:
         """Write down pauses that are over; contact with the database is back."""
@@ -199,7 +201,7 @@ class Watch:
             ago = time.monotonic() - pause.ended
             at = max(0.0, self.since_start(now) - ago - pause.seconds)
             self.note(
-                Interruption(Kind.PAUSED, at, pause.seconds),
+                Interruption(pause.kind, at, pause.seconds),
                 paused_seconds=round(self.attempt.paused_seconds + pause.seconds, 3),
             )
             self.pauser.written(pause)

@@ -12,6 +12,8 @@ AT_MOST = 200
 class Kind(StrEnum):
     # The supervisor was cut off and paused the container.
     PAUSED = "paused"
+    # A checkpoint was copied, of files that would not stand still.
+    COPIED = "copied"
     # No worker watched, the agent went on: charged.
     UNWATCHED = "unwatched"
     # No worker watched, and the container was found ended: not charged.
@@ -20,6 +22,7 @@ class Kind(StrEnum):
 
 WORDS = {
     Kind.PAUSED: "paused while its worker was cut off",
+    Kind.COPIED: "paused while a checkpoint was copied",
     Kind.UNWATCHED: "worker away, the agent went on",
     Kind.DOWN: "host down",
 }

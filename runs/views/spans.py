@@ -18,7 +18,12 @@ QUEUE, START, AGENT, PAUSED, DOWN, UNWATCHED, AFTER = (
     "f-bar",
     "f-b",
 )
-OF_KIND = {Kind.PAUSED: PAUSED, Kind.DOWN: DOWN, Kind.UNWATCHED: UNWATCHED}
+OF_KIND = {
+    Kind.PAUSED: PAUSED,
+    Kind.COPIED: PAUSED,
+    Kind.DOWN: DOWN,
+    Kind.UNWATCHED: UNWATCHED,
+}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """A supervisor that loses the database or the engine: real containers, outages at the edges."""
 
 import threading
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -19,7 +20,7 @@ from runs.core.states import Outcome, State
 from runs.host_service import HostService
 from runs.models import Attempt
 from runs.pausing import MARKER
-from runs.watching import Watch
+from runs.watching import Ending, Watch
 from runs.workspace import Workspace
 from tests import factories
 from tests.docker.conftest import wait_for
@@ -194,6 +195,70 @@ def test_a_pause_outlives_its_supervisor_and_is_not_charged(
     assert attempt.paused_seconds > 2
     assert road.text(attempt) == "begun\ndone"
     road.nothing_is_left()
+
+
+# -------------------------------------------------------------------------------- a copy is made
+
+
+class Copying:
+    """A part of the watch that holds the agent still once, as a save of restless files does."""
+
+    every = 0.5
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def look(self, watch: Watch) -> Ending | None:
+        if not self.seconds and watch.active() > 1:
+            began = time.monotonic()
+            with watch.pauser.hold():
+                assert watch.engine.look(watch.container).state == ContainerState.PAUSED
+            self.seconds = time.monotonic() - began
+        return None
+
+    def last(self, watch: Watch, ending: Ending) -> None:
+        """Nothing is left to do."""
+
+
+def test_a_pause_for_a_copy_is_named_as_one_and_is_not_charged(
+    road: Road, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copying = Copying()
+    monkeypatch.setattr(worker.Supervisor, "parts", lambda _: [copying])
+
+    attempt = road.run(f"sleep 3; {PERFECT}")
+
+    [pause] = read(attempt.interruptions)
+    assert (pause.kind, pause.words) == (Kind.COPIED, "paused while a checkpoint was copied")
+    assert 0 < pause.seconds <= copying.seconds
+    assert attempt.paused_seconds == pytest.approx(pause.seconds)
+    assert "cut off" not in road.text(attempt, "run")
+
+
+def test_a_pause_for_a_copy_that_its_supervisor_did_not_outlive_is_named_as_one(
+    road: Road, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Dying(Copying):
+        def look(self, watch: Watch) -> Ending | None:
+            # As in `hold`, whose end no dead process comes to.
+            watch.pauser._pause(Kind.COPIED)
+            watch.pauser.leave()
+            raise Killed("in the middle of a copy")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.Supervisor, "parts", lambda _: [Dying()])
+        attempt = road.queued(f"sleep 2; {PERFECT}")
+        with pytest.raises(Killed):
+            road.supervise()
+    Attempt.objects.update(supervisor_pid=2**22 + 1)
+    assert state_of(road, attempt) == ContainerState.PAUSED
+
+    road.supervise()
+
+    attempt.refresh_from_db()
+    assert attempt.outcome == Outcome.GRADED
+    assert Kind.COPIED in [one.kind for one in read(attempt.interruptions)]
+    assert attempt.paused_seconds > 0
 
 
 # -------------------------------------------------------------------------------- unwatched
