@@ -6,6 +6,7 @@ component by component below the folder without following links, and takes regul
 """
 
 import errno
+import itertools
 import os
 import shutil
 import stat
@@ -91,6 +92,23 @@ def open_beneath(root: Path | int, relative: str | os.PathLike[str]) -> BinaryIO
             os.close(at)
             at = below
         return os.fdopen(_open_regular(name, at), "rb")
+    finally:
+        os.close(at)
+
+
+def names_beneath(root: Path, relative: str, *, at_most: int) -> list[str]:
+    """Names in a folder below `root`, sorted, following no link; of very many, any `at_most`.
+
+    Raises Refused where a link or something else stands on the way, FileNotFoundError when there
+    is nothing.
+    """
+    at = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for part in relative.split("/"):
+            below = _open_folder(part, at)
+            os.close(at)
+            at = below
+        return sorted(itertools.islice(_names(at, at_most), at_most))
     finally:
         os.close(at)
 

@@ -8,7 +8,7 @@ counted. Times are seconds of the run's active time.
 import json
 import math
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -92,9 +92,10 @@ class Parsed:
 # ------------------------------------------------------------------------------ one line
 
 
-def parse(line: bytes) -> Parsed:
+def parse(line: bytes, redact: Callable[[str], str] = str) -> Parsed:
     """One line of the file. A part that is of the wrong kind is left out, the rest still counts:
-    a step whose metric is NaN has ended all the same."""
+    a step whose metric is NaN has ended all the same. `redact` takes the secrets out of its texts.
+    """
     if len(line) > MAX_LINE_BYTES:
         return Parsed(fault="a line is too long")
     try:
@@ -116,9 +117,9 @@ def parse(line: bytes) -> Parsed:
         at=_number(row, "t", faults),
         step=_count(row, "step", faults),
         total=_count(row, "total", faults),
-        name=_text(row, "name", MAX_NAME, faults),
-        metric=_metric(row.get("metric"), faults),
-        error=_text(row, "error", MAX_ERROR, faults),
+        name=clean(redact(_text(row, "name", faults)), MAX_NAME),
+        metric=_metric(row.get("metric"), redact, faults),
+        error=clean(redact(_text(row, "error", faults)), MAX_ERROR),
     )
     return Parsed(event, faults[0] if faults else "")
 
@@ -136,14 +137,14 @@ def clean(text: str, limit: int) -> str:
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
-def _text(row: dict[str, Any], key: str, limit: int, faults: list[str]) -> str:
+def _text(row: dict[str, Any], key: str, faults: list[str]) -> str:
     value = row.get(key)
     if value is None:
         return ""
     if not isinstance(value, str):
         faults.append(f"{key} is no text")
         return ""
-    return clean(value, limit)
+    return value
 
 
 def _count(row: dict[str, Any], key: str, faults: list[str]) -> int | None:
@@ -177,7 +178,7 @@ def as_number(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _metric(value: object, faults: list[str]) -> Metric | None:
+def _metric(value: object, redact: Callable[[str], str], faults: list[str]) -> Metric | None:
     if value is None:
         return None
     if not isinstance(value, dict):
@@ -190,7 +191,8 @@ def _metric(value: object, faults: list[str]) -> Metric | None:
     if not isinstance(maximize, bool | None):
         faults.append("metric.maximize is neither true nor false")
         maximize = None
-    return Metric(_text(value, "name", MAX_METRIC_NAME, faults), number, maximize)
+    name = clean(redact(_text(value, "name", faults)), MAX_METRIC_NAME)
+    return Metric(name, number, maximize)
 
 
 # ------------------------------------------------------------------------------ the steps

@@ -30,7 +30,7 @@ from runs.core.states import (
     check_move,
     run_state,
 )
-from runs.core.steps import Source, StepState
+from runs.core.steps import Source, StepEnd, StepState
 from runs.models.base import Replaced, choices_of
 from runs.models.checkpoints import Checkpoint
 from runs.models.history import Move, Requeue
@@ -388,6 +388,8 @@ class Attempt(models.Model):
             if release:
                 self.free_gpus()
             run = Run.objects.get(pk=self.run_id)
+            # Its supervisor may have died during one, or the host with it.
+            self.steps.filter(end="").update(end=StepEnd.INTERRUPTED)
             if sealed.outcome in (Outcome.GRADED, Outcome.AGENT_FAILED):
                 run.count(self, cut_short=sealed.cut_short)
             elif sealed.outcome == Outcome.INFRASTRUCTURE_FAILED:
