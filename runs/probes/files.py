@@ -41,11 +41,8 @@ class JsonFile:
                 if stand == self._stand:
                     return None
                 if status.st_size > MAX_JSON_BYTES:
-                    self._stand = stand
-                    raise Unread(
-                        f"{self.relative} has {status.st_size / 2**20:.0f} MiB; at most "
-                        f"{MAX_JSON_BYTES // 2**20} are read"
-                    )
+                    # Without its size, so that the same words are told once.
+                    raise Unread(f"{self.relative} is larger than {MAX_JSON_BYTES // 2**20} MiB")
                 # As long as it was: a file that grows meanwhile is read again.
                 data = file.read(status.st_size)
         except FileNotFoundError:
