@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from runs.core.failures import Cause
+from runs.core.step_processes import AgentProcess
 
 if TYPE_CHECKING:
     from runs.workspace import Workspace
@@ -103,21 +104,6 @@ class Usage:
     memory_bytes: int | None = None
     # Of the whole container, page cache included: what the kernel counts against the limit.
     memory_peak_bytes: int | None = None
-
-
-@dataclass(frozen=True)
-class AgentProcess:
-    """A process of the agent, as it is called inside its container.
-
-    The command line is the agent's own word: shortened, and good for no more than to tell its
-    processes apart.
-    """
-
-    pid: int
-    parent: int
-    # With its id, what it is known by: an id is given anew.
-    started: float
-    command: str
 
 
 @dataclass(frozen=True)
