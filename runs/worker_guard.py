@@ -89,11 +89,15 @@ class WorkerGuard:
                 self._kill(process)
             return
         self.host.refresh_from_db()
+        unclaimed = queue.could_claim(self.host)
+        unwatched = {attempt.pk for attempt in queue.unwatched(self.host)}
         reason = self._rule.look(
-            now=now,
+            # Not the time before the questions: a network that was away for minutes holds them up,
+            # and what they then find has only been so since the answer.
+            now=time.monotonic(),
             worker=worker,
-            unclaimed=queue.could_claim(self.host),
-            unwatched={attempt.pk for attempt in queue.unwatched(self.host)},
+            unclaimed=unclaimed,
+            unwatched=unwatched,
         )
         if not reason:
             return

@@ -5,6 +5,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from datetime import timedelta
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -12,8 +13,9 @@ from django.utils import timezone
 
 from mlebench_web.fleet.models import Host
 from mlebench_web.process_start import started
-from runs import worker_guard
+from runs import queue, worker_guard
 from runs.core.states import State
+from runs.models import Attempt
 from runs.worker_guard import WorkerGuard
 from tests import factories
 
@@ -103,6 +105,36 @@ def test_nobody_is_restarted_while_the_broker_is_away(
     factories.make_run()
 
     WorkerGuard(box).look()
+
+    assert is_left_alone(process)
+
+
+def test_what_a_question_found_after_minutes_without_network_is_no_deafness(
+    box: Host,
+    process: "subprocess.Popen[bytes]",
+    settings: "object",
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The leases ran out meanwhile; the supervisors are there, and renew them in a moment."""
+    settings.WORKER_DEAF_AFTER = timedelta(seconds=60)  # type: ignore[attr-defined]
+    factories.make_run(
+        state=State.RUNNING, host=box, lease_until=timezone.now() - timedelta(minutes=1)
+    )
+    now = 0.0
+    monkeypatch.setattr(worker_guard, "time", SimpleNamespace(monotonic=lambda: now))
+    ask = queue.unwatched
+
+    def ask_for_ten_minutes(host: Host) -> list[Attempt]:
+        nonlocal now
+        now += 600
+        return ask(host)
+
+    guard = WorkerGuard(box)
+    monkeypatch.setattr(queue, "unwatched", ask_for_ten_minutes)
+    guard.look()
+    monkeypatch.setattr(queue, "unwatched", ask)
+    now += 5
+    guard.look()
 
     assert is_left_alone(process)
 
