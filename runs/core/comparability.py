@@ -44,7 +44,7 @@ class Difference:
     text: str
 
 
-def gibibytes(size_bytes: int) -> str:
+def gibibytes(size_bytes: float) -> str:
     """ "440 GiB", "1.5 GiB"."""
     return f"{size_bytes / 2**30:.1f}".removesuffix(".0") + " GiB"
 

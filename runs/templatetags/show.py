@@ -9,6 +9,8 @@ from django.utils import timezone
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString, mark_safe
 
+from runs.core.comparability import gibibytes
+
 register = template.Library()
 MISSING = "n/a"
 UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
@@ -75,11 +77,10 @@ def size(value: float | None) -> str:
 
 @register.filter
 def gib(value: float | None) -> str:
-    """Bytes as GiB without needless decimals, as memory is sold: `24 GB`."""
+    """Memory without needless decimals: `24 GiB`, `1.5 GiB`."""
     if value is None or value == "":
         return MISSING
-    amount = float(value) / 2**30
-    return f"{amount:.0f} GB" if amount >= 10 or amount == round(amount) else f"{amount:.1f} GB"
+    return gibibytes(float(value))
 
 
 @register.filter

@@ -22,7 +22,7 @@ from runs.charts import bar
 from runs.core.states import SUPERVISED
 from runs.models import Attempt, GpuLease
 from runs.templatetags.fleet import disk_share
-from runs.templatetags.show import gib
+from runs.templatetags.show import count_of, gib
 from runs.templatetags.show import size as in_bytes
 
 RECENT = 25
@@ -61,7 +61,7 @@ def _disk(host: Host) -> dict[str, object]:
 @login_required
 @require_GET
 def fleet(request: SignedInRequest) -> HttpResponse:
-    gpus = Gpu.objects.filter(is_present=True).order_by("index").prefetch_related(_live_leases())
+    gpus = Gpu.objects.order_by("index").prefetch_related(_live_leases())
     now = hosts.now()
     lost = lost_by_host(now)
     held = Q(attempts__released_at__isnull=True, attempts__state__in=SUPERVISED)
@@ -69,10 +69,13 @@ def fleet(request: SignedInRequest) -> HttpResponse:
     for host in Host.objects.annotate(at_work=Count("attempts", filter=held)).prefetch_related(
         Prefetch("gpus", gpus)
     ):
+        present = [gpu for gpu in host.gpus.all() if gpu.is_present]
         rows.append(
             {
                 "host": host,
-                "gpus": [_gpu_row(gpu) for gpu in host.gpus.all()],
+                "gpus": [_gpu_row(gpu) for gpu in present],
+                # Known from before: a driver that broke must not look like a host without GPUs.
+                "gpus_gone": len(host.gpus.all()) - len(present),
                 "slots": bar(
                     host.at_work,
                     host.slots,
@@ -116,6 +119,8 @@ def host_page(request: SignedInRequest, name: str) -> HttpResponse:
         "is_silent": silence is not None and silence >= settings.LEASE_TTL,
         "disk": _disk(host),
         "gpus": [_gpu_row(gpu) for gpu in gpus],
+        # containerd names its own shims as runtimes too; nobody chooses among those.
+        "runtimes": [name for name in host.engine_runtimes if not name.startswith("io.")],
         "at_work": at_work,
         "recent": attempts.exclude(state__in=SUPERVISED).order_by("-ended_at")[:RECENT],
         "prepared": host.prepared.select_related("competition").order_by("competition__name"),
@@ -172,7 +177,7 @@ def lost(request: SignedInRequest, name: str) -> HttpResponse:
     except aside.HostAnswers as refused:
         messages.error(request, str(refused))
     else:
-        messages.success(request, f"{host} is gone. {len(sealed)} runs ended there.")
+        messages.success(request, f"{host} is gone. {count_of(len(sealed), 'run')} ended there.")
     return redirect("host", name)
 
 

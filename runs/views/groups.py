@@ -30,6 +30,7 @@ from runs.core.states import Result, RunState, State
 from runs.forms import NewRunGroupForm
 from runs.models import Attempt, Experiment, Move, Run, RunGroup
 from runs.request import FieldError, RequestInvalid
+from runs.templatetags.show import count_of
 from runs.views import marks
 from runs.views.picture import ORDERS, hardware_words, picture_of
 
@@ -163,7 +164,7 @@ def new_group(request: SignedInRequest) -> HttpResponse:
         except submit.RequestInvalid as invalid:
             form.add_refusals(invalid.errors)
         else:
-            messages.success(request, f"{group.runs.count()} runs are queued.")
+            messages.success(request, f"{count_of(group.runs.count(), 'run')} queued.")
             return redirect(group)
     return _form_page(request, form, is_answer="check" not in request.POST)
 
@@ -311,10 +312,10 @@ def group_page(request: SignedInRequest, pk: int) -> HttpResponse:
     return render(request, template, context)
 
 
-def _asked(group: RunGroup) -> dict[str, object]:
+def _asked(group: RunGroup) -> dict[str, Any]:
     """What the config asks for, in the shape of Attempt.hardware."""
     settings = group.container_settings
-    asked: dict[str, object] = {}
+    asked: dict[str, Any] = {}
     if isinstance(cpus := settings.get("nano_cpus"), int | float):
         asked["cpus"] = cpus / 1e9
     if isinstance(gpus := settings.get("gpus"), int | float) and gpus:
@@ -338,7 +339,7 @@ def cancel(request: SignedInRequest, pk: int) -> HttpResponse:
     queued_only = request.POST.get("what") == "queued"
     count = submit.cancel_group(group, by=request.user, queued_only=queued_only)
     if count:
-        messages.success(request, f"{count} runs are cancelled or stop now.")
+        messages.success(request, f"{count_of(count, 'run')} cancelled, or stopping now.")
     else:
         messages.info(request, "Nothing was left to cancel.")
     return redirect(group)
@@ -392,7 +393,7 @@ def rerun_and_tell(
     request: SignedInRequest, runs: list[Run], *, back_to: RunGroup | Run
 ) -> HttpResponse:
     if not runs:
-        messages.info(request, "Nothing was chosen that can run again.")
+        messages.info(request, "Nothing was chosen that can be re-run.")
         return redirect(back_to)
     try:
         attempts = submit.rerun(
@@ -410,7 +411,7 @@ def rerun_and_tell(
             messages.error(request, f"{error.field.removeprefix('overrides.')}: {error.message}")
         return redirect(back_to)
     if attempts:
-        messages.success(request, f"{len(attempts)} runs are queued again.")
+        messages.success(request, f"{count_of(len(attempts), 'run')} queued again.")
     else:
         messages.info(request, "They are queued or at work already.")
     return redirect(back_to)

@@ -22,6 +22,7 @@ from runs.core.failures import Cause
 from runs.mass_rerun import Filters
 from runs.models import Requeue
 from runs.request import RequestInvalid
+from runs.templatetags.show import count_of
 from runs.views.groups import numbers, overrides_in
 
 A_PAGE = 100
@@ -87,7 +88,7 @@ def plan(request: SignedInRequest) -> HttpResponse:
     _demand(request)
     ids = _chosen(request.POST)
     if not ids:
-        messages.info(request, "Tick the runs to run again.")
+        messages.info(request, "Tick the runs to re-run.")
         return redirect("failed_runs")
     try:
         made = mass_rerun.plan(ids)
@@ -135,8 +136,8 @@ def start(request: SignedInRequest) -> HttpResponse:
         if requeue:
             messages.success(
                 request,
-                f"{len(requeue.tries_before)} runs are queued again. While they wait it can be "
-                "undone, below.",
+                f"{count_of(len(requeue.tries_before), 'run')} queued again. While they wait it "
+                "can be undone, below.",
             )
         else:
             messages.info(request, "They are queued or at work already.")
@@ -151,7 +152,7 @@ def undo(request: SignedInRequest, pk: int) -> HttpResponse:
     left = f" {undone.left} had started or were cancelled, and stay." if undone.left else ""
     if undone.withdrawn:
         messages.success(
-            request, f"{undone.withdrawn} runs were taken back: they are failed as before.{left}"
+            request, f"{count_of(undone.withdrawn, 'run')} taken back, and failed as before.{left}"
         )
     else:
         messages.info(request, f"Nothing was left to take back.{left}")

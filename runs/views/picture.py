@@ -5,13 +5,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import median
+from typing import Any
 
 from django.db.models import Avg, QuerySet
 from django.utils.safestring import SafeString
 
 from mlebench_web.catalog.models import Competition, Split
 from mlebench_web.fleet.models import Gpu, Host
-from runs import contact
+from runs import contact, leaderboard
 from runs.charts import Part, stacked_bar
 from runs.core.failures import AGENTS_OWN, EXPLAINED, Cause
 from runs.core.group_state import group_state
@@ -404,18 +405,6 @@ def _hosts(attempts: dict[int, list[Attempt]]) -> list[HostInUse]:
     ]
 
 
-def hardware_words(hardware: dict[str, object]) -> str:
-    """`1 x NVIDIA A10, 36 vCPU, 440 GB` of Attempt.hardware; empty when nothing is known."""
-    if not hardware:
-        return ""
-    words = []
-    gpus = hardware.get("gpus")
-    if isinstance(gpus, list):
-        names = Counter(str(gpu.get("name", "GPU")) for gpu in gpus)
-        words += [f"{count} \u00d7 {name}" for name, count in names.items()] or ["no GPU"]
-    if isinstance(cpus := hardware.get("cpus"), int | float):
-        words.append(f"{cpus:g} vCPU")
-    if isinstance(memory := hardware.get("memory_bytes"), int | float):
-        gibibytes = memory / 2**30
-        words.append(f"{gibibytes:.0f} GB" if gibibytes >= 10 else f"{gibibytes:.1f} GB")
-    return ", ".join(words)
+def hardware_words(hardware: dict[str, Any]) -> str:
+    """`1 x NVIDIA A10, 36 CPUs, 440 GiB` of Attempt.hardware; empty when nothing is known."""
+    return str(leaderboard.hardware_of(hardware)) if hardware else ""

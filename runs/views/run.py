@@ -35,6 +35,7 @@ from runs.charts import (
     score_curve,
     timeline,
 )
+from runs.core.comparability import gibibytes
 from runs.core.container_config import ConfigRefused, limits_of
 from runs.core.failures import Cause
 from runs.core.states import Outcome, RunState, State
@@ -393,7 +394,7 @@ def _hardware(run: Run, attempt: Attempt) -> list[tuple[str, str, str]]:
     rows = [
         ("GPUs", _gpus_asked(asked.gpus) if asked else "", gpu_words),
         (
-            "vCPUs",
+            "CPUs",
             f"{asked.cpus:g}" if asked and asked.cpus else "the host's share",
             f"{had['cpus']:g}" if isinstance(had.get("cpus"), int | float) else "",
         ),
@@ -418,7 +419,7 @@ def _gpus_asked(count: int) -> str:
 
 
 def _gib(value: object) -> str:
-    return f"{value / 2**30:.3g} GB" if isinstance(value, int | float) else ""
+    return gibibytes(value) if isinstance(value, int | float) else ""
 
 
 # ---------------------------------------------------------------------------- verbs

@@ -186,13 +186,13 @@ def test_a_run_group_is_started_cancelled_and_re_run_without_script(
 
     page.get_by_role("button", name="Cancel…").click()
     page.get_by_role("button", name="Drop queued only").click()
-    expect(page.get_by_text("are cancelled or stop now")).to_be_visible()
+    expect(page.get_by_text("cancelled, or stopping now")).to_be_visible()
     assert Run.objects.get(pk=world.by_state[State.QUEUED].pk).state == RunState.CANCELLED
 
     row = page.get_by_role("row").filter(has_text="The host was lost.")
     row.get_by_role("button", name="Re-run…").click()
-    page.locator(".dialog:popover-open").get_by_role("button", name="Run again").click()
-    expect(page.get_by_text("1 runs are queued again")).to_be_visible()
+    page.locator(".dialog:popover-open").get_by_role("button", name="Re-run", exact=True).click()
+    expect(page.get_by_text("1 run queued again")).to_be_visible()
 
     page = shown.go("/groups/new/")
     page.get_by_role("button", name="Check again").click()

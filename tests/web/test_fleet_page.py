@@ -7,7 +7,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from mlebench_web.accounts.models import AuditEntry, Role
-from mlebench_web.fleet.models import Host
+from mlebench_web.fleet.models import Gpu, Host
 from runs.core.states import State
 from tests.factories import make_host, make_user
 from tests.web.conftest import World, signed_in
@@ -42,6 +42,14 @@ def test_a_leased_gpu_leads_to_its_run_and_a_faulty_one_says_why(world: World) -
 
     assert world.lost.get_absolute_url() in page.links()
     assert any("Lost." in t.text for t in page.tags if t.attributes.get("class") == "st bad")
+
+
+def test_gpus_that_a_broken_driver_hides_are_missed(world: World) -> None:
+    Gpu.objects.filter(host__name="box-2").update(is_present=False)
+
+    text = signed_in(world.alice).get(reverse("fleet")).content.decode()
+
+    assert "2 GPUs no longer reported" in text
 
 
 def test_what_was_not_measured_is_not_zero(world: World) -> None:
@@ -113,7 +121,7 @@ def test_an_admin_says_that_a_silent_host_is_gone(world: World) -> None:
 
     answer = client.post(reverse("host_lost", args=["box-2"]), follow=True)
 
-    assert "1 runs ended there" in answer.content.decode()
+    assert "1 run ended there" in answer.content.decode()
     assert "Said to be gone" in answer.content.decode()
     assert world.lost.newest_attempt().state == State.QUEUED
 

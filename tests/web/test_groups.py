@@ -285,7 +285,7 @@ def test_an_agents_own_failure_runs_again_only_with_a_reason(world: World) -> No
     )
 
     assert "Write the reason" in refused.content.decode()
-    assert "1 runs are queued again" in accepted.content.decode()
+    assert "1 run queued again" in accepted.content.decode()
     assert run.attempts.count() == 2
     assert AuditEntry.objects.get(action="rerun").reason == "the key was wrong"
 
@@ -388,6 +388,18 @@ def test_check_again_without_script_starts_nothing(ready: None) -> None:
 
     assert response.status_code == 200
     assert not RunGroup.objects.exists()
+
+
+def test_what_blocks_takes_the_start_button_away_until_it_is_solved(ready: None) -> None:
+    def start_is_off(**changed: str) -> bool:
+        answer = signed_in(make_user()).post(reverse("preflight"), FORM | changed)
+        buttons = [t for t in parse(answer).tags if t.name == "button"]
+        return "disabled" in next(t for t in buttons if t.text.startswith("Start")).attributes
+
+    assert not start_is_off()
+    assert start_is_off(seeds="0")
+    assert start_is_off(container_config="nonesuch")
+    assert not start_is_off()
 
 
 def test_a_viewer_sees_the_form_but_starts_nothing(ready: None) -> None:

@@ -85,12 +85,12 @@ def test_all_that_match_are_queued_and_taken_back(world: World) -> None:
         follow=True,
     )
 
-    assert "3 runs are queued again" in answer.content.decode()
+    assert "3 runs queued again" in answer.content.decode()
     assert [run.newest_attempt().overrides for run in runs] == [{"time_limit_s": 3600}] * 3
     assert {run.pk: run.attempts.count() for run in others} == untouched
     assert "Undo 3 runs" in answer.content.decode()
     undone = client.post(reverse("undo_rerun", args=[Requeue.objects.get().pk]), follow=True)
-    assert "3 runs were taken back: they are failed as before." in undone.content.decode()
+    assert "3 runs taken back, and failed as before." in undone.content.decode()
     assert [run.newest_attempt().cause for run in runs] == [Cause.ENGINE_ERROR] * 3
     shown = client.get(runs[0].get_absolute_url()).content.decode()
     assert "The container engine refused." in shown, "the page shows the failure again"
