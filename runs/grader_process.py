@@ -1,6 +1,7 @@
-"""The warm grader process from the outside: start it, stop it, have one submission graded.
+"""The warm grader processes from the outside: start, stop, have one submission graded.
 
-runs/grader/server.py is the process itself; it runs under ML_PYTHON and knows no Django.
+runs/grader/server.py is the process itself; it knows no Django. There are two kinds: one under
+ML_PYTHON for competitions of ours, one under MLEBENCH_PYTHON for those of mle-bench checkouts.
 """
 
 import contextlib
@@ -12,12 +13,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import structlog
 from django.conf import settings
 
+from mlebench_web.catalog import official_data
 from runs.core.grader_verdict import Ended, Phase
 
 logger = structlog.get_logger(__name__)
@@ -34,11 +37,40 @@ class GraderUnreachable(Exception):
     """The grader process is not there, or went away in the middle of a request."""
 
 
-class GraderProcess:
-    """The warm process behind a socket. The host service keeps one; it ends with its owner."""
+class Kind(StrEnum):
+    """Whose competitions a grader process grades, and so which Python runs it."""
 
-    def __init__(self, path: Path | None = None) -> None:
-        self.path = path or settings.SOCKETS_DIR / "grader"
+    OURS = "ours"
+    OFFICIAL = "official"
+
+    @property
+    def socket(self) -> Path:
+        name = "grader" if self is Kind.OURS else "official"
+        return Path(settings.SOCKETS_DIR) / name
+
+    @property
+    def python(self) -> Path:
+        return Path(settings.ML_PYTHON if self is Kind.OURS else settings.MLEBENCH_PYTHON)
+
+    @property
+    def missing(self) -> str:
+        """Why no process of this kind can start here; "" when its Python is there."""
+        if self.python.exists():
+            return ""
+        if self is Kind.OFFICIAL:
+            return official_data.missing()
+        return (
+            f"There is no Python with the ML libraries at {self.python}: "
+            "run ./run setup, or set ML_PYTHON."
+        )
+
+
+class GraderProcess:
+    """A warm process behind a socket. The host service keeps one a kind; it ends with its owner."""
+
+    def __init__(self, path: Path | None = None, *, kind: Kind = Kind.OURS) -> None:
+        self.kind = kind
+        self.path = path or kind.socket
         self._process: subprocess.Popen[bytes] | None = None
         self._last_words = ""
 
@@ -59,14 +91,11 @@ class GraderProcess:
 
     def start(self, tick: Callable[[], None] = lambda: None) -> None:
         """Start it and wait until it answers. Raises GraderUnreachable when it does not."""
-        if not Path(settings.ML_PYTHON).exists():
-            raise GraderUnreachable(
-                f"There is no Python with the ML libraries at {settings.ML_PYTHON}: "
-                "run ./run setup, or set ML_PYTHON."
-            )
+        if missing := self.kind.missing:
+            raise GraderUnreachable(missing)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._process = subprocess.Popen(
-            [str(settings.ML_PYTHON), "-I", "-B", str(SERVER), str(self.path)],
+            [str(self.kind.python), "-I", "-B", str(SERVER), str(self.path), str(self.kind)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -123,13 +152,21 @@ def connected(path: Path, *, timeout: float) -> Iterator[socket.socket]:
 
 @dataclass(frozen=True)
 class Request:
-    """What to grade with, and within which limits."""
+    """What to grade with, and within which limits.
+
+    Of a checkout's competition `function` is "module:function"; of ours, a name in grade.py.
+    """
 
     folder: Path
     answers: Path
     function: str = "grade"
+    checkout: Path | None = None
     memory_bytes: int = 8 * 2**30
     limit_seconds: float = 1800
+
+    @property
+    def kind(self) -> Kind:
+        return Kind.OFFICIAL if self.checkout else Kind.OURS
 
     def as_json(self) -> bytes:
         return (
@@ -137,6 +174,7 @@ class Request:
                 {
                     "op": "grade",
                     "folder": str(self.folder),
+                    "checkout": str(self.checkout or ""),
                     "function": self.function,
                     "answers": str(self.answers),
                     "memory_bytes": self.memory_bytes,
@@ -211,14 +249,15 @@ def ending(seen: dict[str, Any], *, signal: int | None = None, over_time: bool =
         detail=seen.get("detail", ""),
         signal=signal,
         over_time=over_time,
+        libraries=seen.get("libraries", ""),
     )
 
 
 @contextlib.contextmanager
-def private(tick: Callable[[], None]) -> Iterator[Path]:
+def private(tick: Callable[[], None], kind: Kind = Kind.OURS) -> Iterator[Path]:
     """A grader process for one use, where the host service's does not answer."""
     with tempfile.TemporaryDirectory(prefix="mlebench-web-") as folder:
-        process = GraderProcess(Path(folder) / "g")
+        process = GraderProcess(Path(folder) / "g", kind=kind)
         try:
             process.start(tick)
             yield process.path

@@ -3,37 +3,45 @@
 The rule whose fault a failure is: runs/core/grader_verdict.py, explained in docs/grading.md.
 """
 
-import hashlib
+import fcntl
 import os
 import stat
 import time
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 import structlog
-import yaml
 from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from mlebench_web import __version__
-from mlebench_web.catalog import data
 from mlebench_web.catalog.models import Competition
-from runs import grader_process, logs
+from runs import grader_process, graders, logs
 from runs.core.grader_verdict import Ended, Fault, GraderVerdict, decide, told
 from runs.core.medals import Thresholds, standing
-from runs.grader_process import GraderProcess, GraderUnreachable, Request
+from runs.grader_process import GraderProcess, GraderUnreachable, Kind, Request
+from runs.graders import GraderFailed, Provenance, Unprepared, answers_digest
 from runs.models import Attempt, GradingReport, LogSegment, Run
 from runs.workspace import kind_of
 
-__all__ = ["GraderFailed", "GraderProcess", "grade", "null_report", "validate", "validate_file"]
+__all__ = [
+    "GraderFailed",
+    "GraderProcess",
+    "answers_digest",
+    "grade",
+    "null_report",
+    "validate",
+    "validate_file",
+]
 
 logger = structlog.get_logger(__name__)
 
 # Of one POST /validate: an agent waits for it, and its container's relay for ten minutes.
 VALIDATION_LIMIT_SECONDS = 300
+TURN_EVERY_SECONDS = 0.2
 VALID = "Submission is valid."
 INVALID = (
     "Submission invalid! The attempt to grade the submission has resulted in the following "
@@ -41,15 +49,20 @@ INVALID = (
 )
 
 
-class GraderFailed(Exception):
-    """The grader itself, its data or its process failed; no word about the submission."""
-
-
-class Unprepared(GraderFailed):
-    """The competition's answers are not on this host."""
-
-
 # ---------------------------------------------------------------------------- reports
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the grader said of a submission, not yet written down."""
+
+    made_with: Provenance
+    exists: bool = False
+    valid: bool = False
+    score: float | None = None
+    message: str = ""
+    path: str = "None"
+    seconds: float | None = None
 
 
 def grade(
@@ -61,26 +74,54 @@ def grade(
 ) -> GradingReport:
     """Grade what an attempt left and make its report the current one; older ones stay.
 
+    See `look`.
+    """
+    return record(attempt, look(attempt, submission, tick=tick, refused=refused))
+
+
+def null_report(attempt: Attempt) -> GradingReport:
+    """The report of an attempt that left no submission: no score, thresholds filled in."""
+    return record(attempt, nothing(attempt))
+
+
+def nothing(attempt: Attempt) -> Judged:
+    return Judged(graders.provenance(attempt.run.competition))
+
+
+def look(
+    attempt: Attempt,
+    submission: Path | None,
+    *,
+    tick: Callable[[], None],
+    refused: str | None = None,
+) -> Judged:
+    """Have the grader judge what an attempt left; writes nothing but the grader's log.
+
     `submission` is the collected file, None when there is none. `refused` says why a file that
     was left is not graded (a link, for example): it counts as an invalid submission. `tick` is
     called at least once a second. Raises GraderFailed when the grader is at fault.
     """
+    competition = attempt.run.competition
+
+    def invalid(why: str) -> Judged:
+        made_with = graders.provenance(competition)
+        return Judged(made_with, exists=True, message=why, path=shown_path(submission))
+
     if refused:
-        return save(attempt, exists=True, message=refused, submission=submission)
+        return invalid(refused)
     if submission is None:
-        return null_report(attempt)
+        return nothing(attempt)
     if submission.suffix.lower() != ".csv":
-        return save(attempt, exists=False, message=f"{submission.name} is not a .csv file.")
+        return replace(nothing(attempt), message=f"{submission.name} is not a .csv file.")
     try:
         file = open_submission(submission)
     except FileNotFoundError:
-        return null_report(attempt)
+        return nothing(attempt)
     except Unreadable as error:
-        return save(attempt, exists=True, message=str(error), submission=submission)
+        return invalid(str(error))
     with file:
         if too_big := refuse_size(file):
-            return save(attempt, exists=True, message=too_big, submission=submission)
-        competition = attempt.run.competition
+            return invalid(too_big)
         began = time.perf_counter()
         ended, verdict = judge(competition, file, tick=tick)
         seconds = time.perf_counter() - began
@@ -88,41 +129,26 @@ def grade(
         logs.append(attempt.pk, LogSegment.Source.GRADER, ended.detail)
     if verdict.fault == Fault.GRADER:
         raise GraderFailed(f"{competition.name}: {verdict.message}")
-    return save(
-        attempt,
+    return Judged(
+        graders.provenance(competition, ended.libraries),
         exists=True,
         valid=verdict.fault == Fault.NOBODY,
         score=ended.score,
         message=verdict.message,
-        submission=submission,
+        path=shown_path(submission),
         seconds=seconds,
     )
 
 
-def null_report(attempt: Attempt) -> GradingReport:
-    """The report of an attempt that left no submission: no score, thresholds filled in."""
-    return save(attempt, exists=False)
-
-
 @transaction.atomic
-def save(
-    attempt: Attempt,
-    *,
-    exists: bool,
-    valid: bool = False,
-    score: float | None = None,
-    message: str = "",
-    submission: Path | None = None,
-    seconds: float | None = None,
-) -> GradingReport:
+def record(attempt: Attempt, judged: Judged) -> GradingReport:
     """Make the current report, with the medals that the score brings."""
-    competition = attempt.run.competition
-    asked = thresholds_of(competition)
-    place = standing(score, asked)
+    asked = thresholds_of(attempt.run.competition)
+    place = standing(judged.score, asked)
     attempt.reports.filter(is_current=True).update(is_current=False)
     report = GradingReport.objects.create(
         attempt=attempt,
-        score=score,
+        score=judged.score,
         gold_threshold=asked.gold,
         silver_threshold=asked.silver,
         bronze_threshold=asked.bronze,
@@ -132,15 +158,17 @@ def save(
         silver_medal=place.silver,
         bronze_medal=place.bronze,
         above_median=place.above_median,
-        submission_exists=exists,
-        valid_submission=valid,
+        submission_exists=judged.exists,
+        valid_submission=judged.valid,
         is_lower_better=asked.is_lower_better,
         created_at=timezone.now(),
-        submission_path=shown_path(submission) if exists else "None",
-        message=message,
-        grader=grader_version(competition),
-        data_digest=answers_digest(competition),
-        seconds=seconds,
+        submission_path=judged.path,
+        message=judged.message,
+        grader=judged.made_with.grader,
+        grader_commit=judged.made_with.commit,
+        files_digest=judged.made_with.files_digest,
+        data_digest=judged.made_with.data_digest,
+        seconds=judged.seconds,
     )
     # A report made anew for the attempt that counts changes its run's result.
     run = Run.objects.filter(pk=attempt.run_id, counted=attempt).first()
@@ -200,61 +228,6 @@ def refuse_size(file: BinaryIO) -> str:
     )
 
 
-def grader_folder(competition: Competition) -> Path:
-    """The folder with grade.py. Raises GraderFailed saying what is missing."""
-    folder = data.folder_of(competition)
-    if folder is None:
-        raise GraderFailed(
-            f"There is no grader for {competition.name}, only its facts are known. "
-            "Set MLEBENCH_DIR to an mle-bench checkout that has it."
-        )
-    if not (folder / "grade.py").is_file():
-        raise GraderFailed(f"There is no grade.py in {folder}, the folder of {competition.name}.")
-    return folder
-
-
-def grade_function(folder: Path) -> str:
-    """The function's name from config.yaml: what follows the colon of grader.grade_fn."""
-    path = folder / "config.yaml"
-    try:
-        config = yaml.safe_load(path.read_text())
-        name = str(config["grader"]["grade_fn"]).partition(":")[2]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise GraderFailed(f"{path}: grader.grade_fn cannot be read: {error}") from error
-    if not name.isidentifier():
-        raise GraderFailed(f"{path}: grader.grade_fn should be module:function, not {name!r}.")
-    return name
-
-
-@lru_cache(maxsize=256)
-def digest(path: Path, size: int, changed_ns: int) -> str:
-    """SHA-256 of a file; size and time of change make a changed file another question."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file, empty when it is not there."""
-    try:
-        found = path.stat()
-        return digest(path, found.st_size, found.st_mtime_ns)
-    except OSError:
-        return ""
-
-
-def grader_version(competition: Competition) -> str:
-    """Ours, and a digest of what decides about a score besides the answers."""
-    folder = data.folder_of(competition)
-    if folder is None:
-        return f"mlebench-web {__version__}"
-    parts = "".join(digest_of(folder / name) for name in ("grade.py", "leaderboard.csv"))
-    return f"mlebench-web {__version__}, grader {hashlib.sha256(parts.encode()).hexdigest()[:16]}"
-
-
-def answers_digest(competition: Competition) -> str:
-    return digest_of(data.answers(competition)) if competition.answers_path else ""
-
-
 # ---------------------------------------------------------------------------- judging
 
 
@@ -272,50 +245,53 @@ def judge(
     submission is graded too: if that works, the submission was at fault, else the grader. Raises
     GraderFailed when there is no grader, no data or no process to ask.
     """
-    request = request_for(competition, limit_seconds)
-    ended = ask(request, submission, tick=tick)
-    verdict = decided(ended, request)
-    if verdict.fault == Fault.UNSURE and with_control:
-        return ended, checked(competition, request, verdict, tick=tick)
+    request = graders.request_for(competition, limit_seconds)
+    with turn(request.kind, tick) if with_control else nullcontext():
+        ended = ask(request, submission, tick=tick)
+        verdict = decided(ended, request)
+        if verdict.fault == Fault.UNSURE and with_control:
+            verdict = checked(competition, request, verdict, tick=tick)
     return ended, verdict
+
+
+@contextmanager
+def turn(kind: Kind, tick: Callable[[], None]) -> Iterator[None]:
+    """mle-bench's graders may need gigabytes: on a host they grade one run at a time.
+
+    Ours are small and wait for nobody, and neither does an agent's /validate.
+    """
+    if kind is Kind.OURS:
+        yield
+        return
+    settings.SOCKETS_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (settings.SOCKETS_DIR / "official.turn").open("w") as lock:
+        while True:
+            try:
+                # Given back by the system, also when this process is killed.
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                tick()
+                time.sleep(TURN_EVERY_SECONDS)
+        yield
 
 
 def checked(
     competition: Competition, request: Request, unsure: GraderVerdict, *, tick: Callable[[], None]
 ) -> GraderVerdict:
-    """The verdict after grading the sample submission with the same grader and limits."""
-    sample = data.sample_submission(competition)
-    try:
-        with open_submission(sample) as file:
-            control = ask(request, file, tick=tick)
-    except (OSError, Unreadable) as error:
-        return GraderVerdict(
-            Fault.GRADER, f"{unsure.message} There is no sample submission to tell why: {error}"
-        )
-    if control.has_score:
-        return GraderVerdict(Fault.SUBMISSION, unsure.message)
-    return GraderVerdict(
-        Fault.GRADER,
-        f"{unsure.message} So does the sample submission: {decided(control, request).message}",
-    )
-
-
-def request_for(competition: Competition, limit_seconds: float | None) -> Request:
-    folder = grader_folder(competition)
-    answers = data.answers(competition)
-    if not competition.answers_path or not answers.is_file():
-        # Upstream's words.
-        raise Unprepared(
-            f"Dataset for competition `{competition.name}` is not prepared! Please run "
-            f"`mlebench prepare -c {competition.name}` to prepare the dataset."
-        )
-    return Request(
-        folder=folder.resolve(),
-        answers=answers.resolve(),
-        function=grade_function(folder),
-        memory_bytes=settings.GRADING_MEMORY_BYTES,
-        limit_seconds=limit_seconds or settings.GRADING_TIME_LIMIT.total_seconds(),
-    )
+    """The verdict after grading what a sound grader can grade, with the same grader and limits."""
+    said = unsure.message
+    for name, path in graders.controls(competition):
+        try:
+            with open_submission(path) as file:
+                control = ask(request, file, tick=tick)
+        except (OSError, Unreadable) as error:
+            said += f" There is no {name.removeprefix('the ')} to tell why: {error}"
+            continue
+        if control.has_score:
+            return GraderVerdict(Fault.SUBMISSION, unsure.message)
+        said += f" So does {name}: {decided(control, request).message}"
+    return GraderVerdict(Fault.GRADER, said)
 
 
 def decided(ended: Ended, request: Request) -> GraderVerdict:
@@ -327,14 +303,12 @@ def ask(request: Request, submission: BinaryIO, *, tick: Callable[[], None]) -> 
     # A child shares our offset in the file.
     os.lseek(submission.fileno(), 0, os.SEEK_SET)
     try:
-        return grader_process.ask(
-            request, submission.fileno(), tick=tick, path=settings.SOCKETS_DIR / "grader"
-        )
+        return grader_process.ask(request, submission.fileno(), tick=tick, path=request.kind.socket)
     except GraderUnreachable as error:
         logger.info("grader.private", why=str(error))
     os.lseek(submission.fileno(), 0, os.SEEK_SET)
     try:
-        with grader_process.private(tick) as path:
+        with grader_process.private(tick, request.kind) as path:
             return grader_process.ask(request, submission.fileno(), tick=tick, path=path)
     except GraderUnreachable as error:
         raise GraderFailed(str(error)) from error

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from django.conf import settings
@@ -31,6 +32,8 @@ LOOK_EVERY_SECONDS = 1.0
 LAST_LINES = 20
 # What a child that runs other people's code has no use for.
 OURS = ("SECRET_KEY", "DATABASE_URL", "CELERY_BROKER_URL", "EMAIL_BACKEND", "PYTHONPATH")
+# Without these no grader of mle-bench's starts.
+GRADING_MODULES = ("pandas", "sklearn")
 # mle-bench's log lines -> what is being done. The first that matches.
 PHASES = (
     (re.compile(r"Downloading the dataset"), "downloading"),
@@ -70,14 +73,52 @@ def disk_needed(competition: Competition) -> int | None:
 
 
 def missing() -> str:
-    """Why nothing can be prepared on this machine; empty when it can."""
-    if Path(settings.MLEBENCH_PYTHON).exists():
+    """Why mle-bench's own code cannot run on this machine; empty when it can."""
+    if os.access(settings.MLEBENCH_PYTHON, os.X_OK):
         return ""
     return (
-        f"There is no {settings.MLEBENCH_PYTHON}, a Python with mle-bench's libraries. Make one "
-        "with `python3.12 -m venv .venv-mlebench` and `.venv-mlebench/bin/pip install "
-        "<checkout>`, or name another with MLEBENCH_PYTHON."
+        f"There is no {settings.MLEBENCH_PYTHON}, a Python with mle-bench's libraries. "
+        "`./run mlebench` makes one, or name another with MLEBENCH_PYTHON."
     )
+
+
+def cannot_grade() -> str:
+    """Why competitions of a checkout cannot be graded on this machine; empty when they can.
+
+    Quick: what only some graders need is named when they are loaded, and by `./run doctor`.
+    """
+    if why := missing():
+        return why
+    python = Path(settings.MLEBENCH_PYTHON)
+    return _lacks(python, _state_of(python))
+
+
+def _state_of(python: Path) -> float:
+    """Changes when something is installed for this Python."""
+    folders = [python, *python.parent.parent.glob("lib/python*/site-packages")]
+    return max(folder.stat().st_mtime for folder in folders)
+
+
+@lru_cache(maxsize=8)
+def _lacks(python: Path, state: float) -> str:
+    """Asked once for each state of the interpreter; finding modules is cheap, importing is not."""
+    question = (
+        "import importlib.util as u, sys;"
+        "print(' '.join(m for m in sys.argv[1:] if u.find_spec(m) is None))"
+    )
+    try:
+        answer = subprocess.run(
+            [python, "-I", "-c", question, *GRADING_MODULES],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"MLEBENCH_PYTHON={python} does not work: {error}"
+    if lacking := answer.stdout.strip():
+        return f"MLEBENCH_PYTHON={python} lacks {lacking}. `./run mlebench` installs it."
+    return ""
 
 
 def start_over(competition: Competition) -> None:

@@ -82,6 +82,7 @@ def publish(host: Host, found: Inventory) -> None:
             gpu_error=found.gpus.fault,
             gpu_driver=found.gpus.driver,
             ml_python_error=found.ml_python_error,
+            mlebench_error=found.mlebench_error,
             version=found.version,
         )
         _publish_gpus(host, found.gpus)

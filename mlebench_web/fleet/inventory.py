@@ -14,6 +14,7 @@ import psutil
 from django.conf import settings
 
 from mlebench_web import __version__
+from mlebench_web.catalog import official_data
 from mlebench_web.fleet import gpus
 from mlebench_web.fleet.gpus import GpuReading
 
@@ -46,6 +47,7 @@ class Inventory:
     disk_total_bytes: int | None
     disk_free_bytes: int | None
     ml_python_error: str = ""
+    mlebench_error: str = ""
     version: str = __version__
     engine: EngineFacts = field(default_factory=EngineFacts)
     gpus: GpuReading = field(default_factory=GpuReading)
@@ -70,6 +72,7 @@ def describe(
         disk_total_bytes=total,
         disk_free_bytes=free,
         ml_python_error=ml_python_error(),
+        mlebench_error=mlebench_error(),
         engine=engine or EngineFacts(error="No container engine was looked for."),
         gpus=gpus.read() if gpu_reading is None else gpu_reading,
     )
@@ -187,6 +190,11 @@ def ml_python_error() -> str:
     if not os.access(python, os.X_OK):
         return f"There is no Python at ML_PYTHON={python}. ./run setup makes it."
     return _missing_modules(python, python.stat().st_mtime)
+
+
+def mlebench_error() -> str:
+    """Why this host cannot grade competitions of an mle-bench checkout; "" if it can."""
+    return official_data.cannot_grade()
 
 
 @cache

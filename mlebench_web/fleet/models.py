@@ -51,6 +51,8 @@ class Host(models.Model):
     gpu_driver = models.CharField(max_length=50, blank=True)
     # Whether a Python with the ML libraries is there: needed to grade and for `process` runs.
     ml_python_error = models.TextField(blank=True)
+    # Why competitions of an mle-bench checkout cannot be graded here; "": they can.
+    mlebench_error = models.TextField(blank=True)
     is_shared_data_ok = models.BooleanField(null=True, help_text="reads what the web wrote")
     version = models.CharField(max_length=30, blank=True)
 

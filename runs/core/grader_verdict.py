@@ -37,6 +37,8 @@ class Ended:
     signal: int | None = None
     # We ended it at the time limit.
     over_time: bool = False
+    # Name and version of the libraries that decide about a score; "" where they are ours.
+    libraries: str = ""
 
 
 @dataclass(frozen=True)

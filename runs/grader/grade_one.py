@@ -1,10 +1,14 @@
-"""Grade one submission, in a child of the grader process. Runs under ML_PYTHON; no Django here.
+"""Grade one submission, in a child of the grader process. No Django here.
+
+A competition of ours is graded by the grade.py of its folder, one of an mle-bench checkout by the
+`grade_fn` of its config.yaml with mle-bench's own readers of tables (official.py).
 
 What is said goes to `say` as dictionaries: first each phase as it begins, then exactly one
 ending: {"score"} or {"exception", "text", "declared_invalid", "detail"}. What that means for the
 submission is decided elsewhere (runs/core/grader_verdict.py).
 """
 
+import importlib
 import importlib.util
 import io
 import json
@@ -16,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import official  # type: ignore[import-not-found]
 import pandas as pd
 
 Say = Callable[[dict[str, Any]], None]
@@ -87,18 +92,25 @@ def declares_invalid(error: BaseException) -> bool:
     return any(base.__name__ == "InvalidSubmissionError" for base in type(error).__mro__)
 
 
+def tools_for(request: dict[str, Any]) -> official.Tools:
+    if request["checkout"]:
+        return official.tools(Path(request["checkout"]), request["function"])
+    grade = load_grade_function(Path(request["folder"]), request["function"])
+    return official.Tools(grade, read_csv, read_answers)
+
+
 def grade_one(request: dict[str, Any], submission: int, say: Say) -> None:
     """Grade the open file `submission`. Says an ending for everything but its own death."""
     try:
         say({"phase": "load"})
-        grade = load_grade_function(Path(request["folder"]), request["function"])
-        say({"phase": "answers"})
-        answers = read_answers(Path(request["answers"]))
+        tools = tools_for(request)
+        say({"phase": "answers", "libraries": tools.libraries})
+        answers = tools.read_answers(Path(request["answers"]))
         say({"phase": "submission"})
         with open(submission, "rb") as file:
-            frame = read_csv(file)
+            frame = tools.read_submission(file)
         say({"phase": "grade"})
-        score = rounded(grade(frame, answers))
+        score = rounded(tools.grade(frame, answers))
     except BaseException as error:  # noqa: BLE001 - also SystemExit: the process ends after this
         # A formatted traceback needs memory, which may be what is missing.
         is_memory = isinstance(error, MemoryError)

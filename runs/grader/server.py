@@ -1,11 +1,12 @@
 """The warm grader process: imports the heavy libraries once, grades each submission in a child.
 
-    python -I runs/grader/server.py SOCKET
+    python -I runs/grader/server.py SOCKET ours|official
 
-Runs under ML_PYTHON; no Django here. It listens on a Unix socket that only its user may open.
+Runs under ML_PYTHON for competitions of ours, under MLEBENCH_PYTHON for those of mle-bench
+checkouts; no Django here. It listens on a Unix socket that only its user may open.
 A request is one line of JSON with the submission's open file beside it (SCM_RIGHTS):
 
-    {"op": "grade", "folder", "function", "answers", "memory_bytes", "cpu_seconds"}
+    {"op": "grade", "folder", "checkout", "function", "answers", "memory_bytes", "cpu_seconds"}
     {"op": "ping"}
 
 A child waits ready for the next request, so that nobody waits for a fork; each grades once. It
@@ -32,6 +33,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import grade_one  # type: ignore[import-not-found]
+import official  # type: ignore[import-not-found]
 
 REQUEST_LIMIT = 64 * 1024
 # A grader may write small temporary files; a submission may not fill the disk through it.
@@ -284,13 +286,16 @@ def listen(path: Path) -> socket.socket:
     return listener
 
 
-def main(path: Path) -> None:
+def main(path: Path, kind: str) -> None:
     listener = listen(path)
     # Some graders' libraries write caches into the working directory.
     with tempfile.TemporaryDirectory(prefix="mlebench-web-grader-") as scratch:
         os.chdir(scratch)
-        grade_one.offer_grade_helpers()
-        grade_one.warm_up()
+        if kind == "official":
+            official.warm_up()
+        else:
+            grade_one.offer_grade_helpers()
+            grade_one.warm_up()
         gc.collect()
         gc.freeze()
         # Only now: who can connect is answered at once.
@@ -301,4 +306,4 @@ def main(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).absolute())
+    main(Path(sys.argv[1]).absolute(), sys.argv[2])

@@ -11,6 +11,7 @@ from runs.models.history import Move, Requeue
 from runs.models.leases import GpuLease
 from runs.models.logs import LogSegment
 from runs.models.results import GradingReport, SubmissionSnapshot
+from runs.models.regrades import Regrade, RegradeJob, RegradeJobQuerySet
 from runs.models.steps import Step, StepQuerySet
 
 __all__ = [
@@ -27,6 +28,9 @@ __all__ = [
     "Move",
     "Replaced",
     "Requeue",
+    "Regrade",
+    "RegradeJob",
+    "RegradeJobQuerySet",
     "Run",
     "RunGroup",
     "Step",

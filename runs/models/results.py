@@ -35,9 +35,12 @@ class GradingReport(models.Model):
     # Why an invalid submission is invalid, in the grader's words.
     message = models.TextField(blank=True)
     grader = models.CharField(max_length=100, blank=True, help_text="grader and its version")
-    data_digest = models.CharField(
-        max_length=64, blank=True, help_text="of the competition's files"
+    # Of the mle-bench checkout as it was then; empty: the grader is ours, or there is no git.
+    grader_commit = models.CharField(max_length=64, blank=True)
+    files_digest = models.CharField(
+        max_length=64, blank=True, help_text="of the code and leaderboard that decide about a score"
     )
+    data_digest = models.CharField(max_length=64, blank=True, help_text="of the answers")
     seconds = models.FloatField(null=True, blank=True)
 
     class Meta:

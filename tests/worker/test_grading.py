@@ -14,7 +14,7 @@ import pytest
 from pytest_django.fixtures import Settings
 
 from mlebench_web.catalog.models import Competition
-from runs import grader_process, grading, logs
+from runs import grader_process, graders, grading, logs
 from runs.core.states import Result, State
 from runs.models import Attempt, GradingReport
 from tests.factories import make_group, make_run
@@ -479,11 +479,11 @@ def test_grading_a_counted_attempt_again_changes_the_runs_result(
 
 def test_a_changed_grader_has_another_version(make_competition: MakeCompetition) -> None:
     competition = make_competition()
-    before = grading.grader_version(competition)
+    before = graders.files_digest(competition)
 
     Path(competition.folder, "grade.py").write_text(HONEST + "\n# changed\n")
 
-    assert grading.grader_version(competition) != before
+    assert graders.files_digest(competition) != before
 
 
 # ---------------------------------------------------------------------------- /validate
