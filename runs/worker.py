@@ -50,6 +50,8 @@ from runs.patience import Heart, engine_patiently, patiently
 from runs.pausing import Pauser
 from runs.queue import Lease
 from runs.snapshots import SnapshotPart
+from runs.step_timeouts import StepTimeoutPart
+from runs.steps import StepPart
 from runs.validation import ask_to_serve
 from runs.watching import Ending, Part, Watch
 from runs.workspace import Workspace
@@ -227,7 +229,9 @@ class Supervisor:
 
     def parts(self) -> list[Part]:
         """What is watched beside the container."""
-        return [SnapshotPart(), CheckpointPart(self)]
+        # Steps before checkpoints: the last one that the agent said is saved at its end.
+        # A step that is ended goes on from what is saved by then.
+        return [SnapshotPart(), StepPart(self), CheckpointPart(self), StepTimeoutPart(self)]
 
     # ------------------------------------------------------------------ an engine that is silent
 

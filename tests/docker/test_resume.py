@@ -147,6 +147,35 @@ def test_a_run_whose_container_is_killed_goes_on_after_its_last_checkpoint(track
     track.nothing_is_left()
 
 
+def test_the_steps_of_a_run_stand_in_its_rows_over_three_attempts(track: Track) -> None:
+    first = track.killed_after(track.entered(TROUBLE_ATTEMPTS=2), 3)
+    second = first.run.newest_attempt()
+    track.killed_after(second, 6)
+    track.supervise()
+
+    attempts = list(first.run.attempts.order_by("number"))
+    assert [each.outcome for each in attempts] == [
+        Outcome.INFRASTRUCTURE_FAILED,
+        Outcome.INFRASTRUCTURE_FAILED,
+        Outcome.GRADED,
+    ]
+    told = [list(each.steps.values_list("number", "end")) for each in attempts]
+    # The step that each was killed in is interrupted, and done again by the next.
+    assert [rows[-1][1] for rows in told] == ["interrupted", "interrupted", "finished"]
+    assert {end for rows in told for _, end in rows[:-1]} == {"finished"}
+    done = [number for rows in told for number, end in rows if end == "finished"]
+    assert sorted(done) == list(range(1, 23)), "each was finished once"
+    assert [rows[0][0] for rows in told[1:]] == [rows[-1][0] for rows in told[:-1]]
+    metrics = {step.number: step.metric_value for each in attempts for step in each.steps.all()}
+    assert metrics[22] == 1.0
+    # What the agent said of its checkpoint is known of it.
+    assert all(
+        row.is_agents_word and row.step for row in first.checkpoints.filter(step__isnull=False)
+    )
+    assert second.restored_checkpoint is not None
+    assert second.restored_checkpoint.step == told[1][0][0] - 1
+
+
 def test_another_host_goes_on_from_what_the_first_one_stored(
     track: Track, settings: Any, tmp_path: Path
 ) -> None:
