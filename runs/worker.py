@@ -50,7 +50,6 @@ from runs.patience import Heart, engine_patiently, patiently
 from runs.pausing import Pauser
 from runs.queue import Lease
 from runs.snapshots import SnapshotPart
-from runs.step_timeouts import StepTimeoutPart
 from runs.steps import StepPart
 from runs.validation import ask_to_serve
 from runs.watching import Ending, Part, Watch
@@ -230,8 +229,7 @@ class Supervisor:
     def parts(self) -> list[Part]:
         """What is watched beside the container."""
         # Steps before checkpoints: the last one that the agent said is saved at its end.
-        # A step that is ended goes on from what is saved by then.
-        return [SnapshotPart(), StepPart(self), CheckpointPart(self), StepTimeoutPart(self)]
+        return [SnapshotPart(), StepPart(self), CheckpointPart(self)]
 
     # ------------------------------------------------------------------ an engine that is silent
 
