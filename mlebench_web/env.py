@@ -1,5 +1,6 @@
 """Typed readers for environment variables: one line a setting, refused loudly when wrong."""
 
+import ipaddress
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -80,3 +81,16 @@ def folder(name: str, default: Path) -> Path:
 def words(name: str, default: str = "") -> list[str]:
     """A comma-separated list."""
     return [word.strip() for word in os.environ.get(name, default).split(",") if word.strip()]
+
+
+def networks(name: str) -> list[str]:
+    """A comma-separated list of IPv4 addresses, or networks as 10.0.0.0/8."""
+    found = words(name)
+    for each in found:
+        try:
+            ipaddress.IPv4Network(each)
+        except ValueError as error:
+            raise ImproperlyConfigured(
+                f"{name}: {each!r} is no IPv4 address (10.0.0.7) or network (10.0.0.0/8): {error}"
+            ) from error
+    return found

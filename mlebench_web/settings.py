@@ -257,6 +257,12 @@ DISK_RESERVE_BYTES = env.gibibytes("DISK_RESERVE_GIB", 2)
 # "nvidia" for the NVIDIA container toolkit's driver, "cdi" for CDI device names.
 GPU_REQUEST_MODE = env.text("GPU_REQUEST_MODE", "nvidia")
 BASE_IMAGE = env.text("BASE_IMAGE") or base_image.of(DATA_DIR)
+# What agents with the internet may reach although it is this host's, a server's or the cloud's own.
+AGENTS_MAY_REACH = env.networks("AGENTS_MAY_REACH")
+# Empty: the engine's own.
+AGENT_NAMESERVERS = env.networks("AGENT_NAMESERVERS")
+# Upstream's name for the same decision. A privileged agent on a plain engine is root on its host.
+ACCEPTS_PRIVILEGED = env.flag("I_ACCEPT_RUNNING_PRIVILEGED_CONTAINERS", default=False)
 
 # ---------------------------------------------------------------------------- Runs
 DEFAULT_TIME_LIMIT = env.hours("DEFAULT_TIME_LIMIT_HOURS", 24)

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from mlebench_web.catalog.models import Competition, ContainerConfig, Split
+from mlebench_web.catalog.models import Competition, Split
 from runs.core import comparability, statistics
 from runs.core.comparability import Difference, Hardware
 from runs.core.states import Outcome, RunState
@@ -309,7 +309,7 @@ def load(split: Split, *, first_outcomes: bool) -> dict[Experiment, list[Counted
     """Runs of the split by experiment, in run-group order then seed. Costs three queries."""
     runs = (
         Run.objects.filter(competition__splits=split)
-        .select_related("competition", "group__experiment__agent")
+        .select_related("competition", "group__experiment__agent", "group__agent")
         # Upstream sorts run groups as strings.
         .order_by("group__experiment__name", "group__folder", "competition__name", "seed")
     )
@@ -523,8 +523,9 @@ def flags_of(
     for name, words, count in counts:
         if count:
             found.append(Flag(name, f"{count} of {len(runs)} runs: {words}."))
-    if any(group.runtime == ContainerConfig.Runtime.PROCESS for group in groups):
-        found.append(Flag("unsandboxed", "Run as plain processes, without a container."))
+    if why := {group.why_unsandboxed for group in groups} - {""}:
+        reasons = "; ".join(sorted(why))
+        found.append(Flag("unsandboxed", f"Agents could reach their host: {reasons}."))
     if any(group.is_imported for group in groups):
         found.append(Flag("imported", "Graded elsewhere; hardware and time were not reported."))
     return tuple(found)

@@ -10,13 +10,14 @@ from typing import Literal
 
 from mlebench_web.accounts.models import Role, User
 from mlebench_web.catalog import images
-from mlebench_web.catalog.models import AgentImage, ContainerConfig
+from mlebench_web.catalog.models import Agent, AgentImage, ContainerConfig
 from mlebench_web.fleet import hosts
 from mlebench_web.fleet.models import Gpu, Host, PreparedData
 from runs import agent_secrets, queue
 from runs.core import placement
 from runs.core.comparability import OFFICIAL_SEEDS, Hardware, differences
-from runs.core.container_config import ConfigRefused, Limits, admin_keys, limits_of
+from runs.core.container_config import SYSBOX, ConfigRefused, Limits, admin_keys, limits_of
+from runs.core.isolation import is_root_on_host, what_opens
 from runs.core.placement import Need, Offer
 from runs.request import FieldError, RunGroupRequest, Wanted, look_up
 
@@ -24,6 +25,10 @@ Level = Literal["block", "acknowledge", "inform"]
 
 # The configs that the demo split uses when nobody names one.
 DEMO, DEMO_PROCESS = "demo", "demo-process"
+ACCEPT_PRIVILEGED = (
+    f"Choose a container config with {SYSBOX}, or set I_ACCEPT_RUNNING_PRIVILEGED_CONTAINERS=1 for "
+    "the workers of a host on which an agent may be root."
+)
 
 
 @dataclass(frozen=True)
@@ -58,9 +63,9 @@ class Fleet:
     def has_gpus(self) -> bool:
         return any(offer.gpus for offer in self.offers)
 
-    def that_fit(self, config: ContainerConfig) -> list[Offer]:
+    def that_fit(self, config: ContainerConfig, agent: Agent | None = None) -> list[Offer]:
         """Offers that could run the config when idle. Raises ConfigRefused."""
-        need = need_of(config)
+        need = need_of(config, agent)
         return [offer for offer in self.offers if not placement.never_fits(need, offer)]
 
 
@@ -72,8 +77,11 @@ def fleet_now() -> Fleet:
     return Fleet(shown, [queue.offer_of(host) for host in shown], is_online=bool(online))
 
 
-def need_of(config: ContainerConfig) -> Need:
-    """What any run with this config asks of a host; data and image aside. Raises ConfigRefused."""
+def need_of(config: ContainerConfig, agent: Agent | None = None) -> Need:
+    """What any run with this config asks of a host, or any of this agent; data and image aside.
+
+    Raises ConfigRefused.
+    """
     limits = limits_of(config.settings)
     return Need(
         attempt_id=0,
@@ -83,6 +91,8 @@ def need_of(config: ContainerConfig) -> Need:
         memory_bytes=limits.memory_bytes,
         gpus=limits.gpus,
         engine_runtime=limits.runtime,
+        privileged=bool(agent)
+        and is_root_on_host(privileged=agent.privileged, engine_runtime=limits.runtime),
     )
 
 
@@ -117,7 +127,8 @@ def findings(wanted: Wanted, choice: ConfigChoice, fleet: Fleet, *, by: User | N
             *_admin_keys(choice.config, by),
             *_runtime(wanted, choice.config),
             *_image(wanted, choice.config, fleet),
-            *_hosts(choice.config, fleet),
+            *_privileged(wanted.agent, limits, by),
+            *_hosts(choice.config, wanted.agent, fleet),
             *_gpu(wanted, choice.config, limits, fleet),
             *_comparable(wanted, choice.config, fleet),
         ]
@@ -150,7 +161,7 @@ def choose_config(wanted: Wanted, fleet: Fleet) -> ConfigChoice:
     for config in configs:
         # One that cannot be used fits nowhere, and stops nobody who did not name it.
         with suppress(ConfigRefused):
-            if fleet.that_fit(config):
+            if fleet.that_fit(config, wanted.agent):
                 return ConfigChoice(config, f"{config} is the first container config that fits.")
     return ConfigChoice(configs[0])
 
@@ -200,24 +211,31 @@ def _agent(wanted: Wanted, by: User | None) -> Iterable[Check]:
             f"{', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not stored.",
             agent_secrets.fix_for(by),
         )
-    if agent.privileged:
-        if by and by.is_at_least(Role.ADMIN):
-            yield Check(
-                "inform",
-                "agent",
-                f"{agent} runs privileged: it can take over its host. "
-                "By starting it you accept that.",
-            )
-        else:
-            yield Check(
-                "block",
-                "agent",
-                f"{agent} runs privileged: it can take over its host.",
-                "Ask an administrator to start it.",
-            )
+
+
+def _privileged(agent: Agent, limits: Limits, by: User | None) -> Iterable[Check]:
+    if not agent.privileged:
+        return
+    if is_root_on_host(privileged=True, engine_runtime=limits.runtime):
+        what = f"{agent} runs privileged: it can take over its host and read every answer there."
+        accepted = "By starting it you accept that; its runs are marked unsandboxed."
+    else:
+        what = f"{agent} asks to run privileged; {SYSBOX} gives it that in a world of its own."
+        accepted = ""
+    if by and by.is_at_least(Role.ADMIN):
+        yield Check("inform", "agent", f"{what} {accepted}".strip())
+    else:
+        yield Check("block", "agent", what, "Ask an administrator to start it.")
 
 
 def _admin_keys(config: ContainerConfig, by: User | None) -> Iterable[Check]:
+    if opens := what_opens(config.settings, privileged=False):
+        yield Check(
+            "inform",
+            "container_config",
+            f"{config} opens the host to agents ({'; '.join(opens)}): its runs are marked "
+            "unsandboxed.",
+        )
     keys = admin_keys(config.settings)
     if keys and by and not by.is_at_least(Role.ADMIN):
         yield Check(
@@ -272,15 +290,15 @@ def _image(wanted: Wanted, config: ContainerConfig, fleet: Fleet) -> Iterable[Ch
         yield Check("block", "agent", f"No online host has the image of {agent}.", build)
 
 
-def _hosts(config: ContainerConfig, fleet: Fleet) -> Iterable[Check]:
+def _hosts(config: ContainerConfig, agent: Agent, fleet: Fleet) -> Iterable[Check]:
     if not fleet.is_online:
         yield Check(
             "inform", "container_config", "No worker host is online. The runs wait for one."
         )
         return
-    fitting = fleet.that_fit(config)
+    fitting = fleet.that_fit(config, agent)
     if not fitting:
-        need = need_of(config)
+        need = need_of(config, agent)
         reasons = "; ".join(
             f"{offer.host}: {placement.never_fits(need, offer)}" for offer in fleet.offers
         )
@@ -288,7 +306,9 @@ def _hosts(config: ContainerConfig, fleet: Fleet) -> Iterable[Check]:
             "block",
             "container_config",
             f"No online host can ever run {config}. {reasons}.",
-            "Choose another container config, or add a host.",
+            ACCEPT_PRIVILEGED
+            if need.privileged
+            else "Choose another container config, or add a host.",
         )
         return
     ready = [offer for offer in fitting if not offer.draining and not offer.put_aside]

@@ -29,6 +29,7 @@ from runs import guards, layout
 from runs.core import placement
 from runs.core.container_config import limits_of
 from runs.core.failures import Cause
+from runs.core.isolation import is_root_on_host
 from runs.core.limits import Reaping
 from runs.core.placement import Need, Offer
 from runs.core.states import HOLDING, SUPERVISED, Outcome, State, Verdict
@@ -272,6 +273,9 @@ def need_of(attempt: Attempt, image: AgentImage | None) -> Need:
         host=asked.host or "",
         gpu_class=asked.gpu or "",
         engine_runtime=limits.runtime,
+        privileged=is_root_on_host(
+            privileged=bool(group.agent and group.agent.privileged), engine_runtime=limits.runtime
+        ),
         image_id=image.image_id if image else "",
         priority=group.priority,
         team=group.team_id,
@@ -383,6 +387,7 @@ def offer_of(host: Host) -> Offer:
 
 def online_offers() -> list[Offer]:
     at = hosts.now()
+        accepts_privileged=host.accepts_privileged,
     return [offer_of(host) for host in Host.objects.all() if host.is_online(at)]
 
 

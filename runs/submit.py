@@ -15,7 +15,7 @@ from django.utils import timezone
 from mlebench_web.accounts import audit
 from mlebench_web.accounts.models import User
 from mlebench_web.catalog.models import ContainerConfig
-from runs import agent_manifest, bell, preflight, resuming
+from runs import agent_manifest, bell, preflight, resuming, sandbox
 from runs.core.failures import Cause
 from runs.core.overrides import Overrides
 from runs.core.states import Outcome, RunState, State, Verdict
@@ -82,6 +82,11 @@ class Plan:
     @property
     def run_count(self) -> int:
         return self.wanted.run_count
+
+    @property
+    def why_unsandboxed(self) -> str:
+        """What keeps its runs from being sandboxed; "" when nothing does."""
+        return sandbox.why_not(self.config.runtime, self.config.settings, self.wanted.agent)
 
 
 def plan(request: RunGroupRequest, *, by: User | None) -> Plan:

@@ -732,7 +732,7 @@ class Supervisor:
             "runtime": self.limits.runtime or "runc"
             if self.group.runtime == ContainerConfig.Runtime.DOCKER
             else "process",
-            "sandboxed": self.group.runtime == ContainerConfig.Runtime.DOCKER,
+            "sandboxed": not self.group.why_unsandboxed,
         }
 
     def disk_is_full(self) -> bool:

@@ -78,6 +78,7 @@ def publish(host: Host, found: Inventory) -> None:
             engine_version=found.engine.version,
             engine_runtimes=sorted(found.engine.runtimes),
             engine_error=found.engine.error,
+            accepts_privileged=settings.ACCEPTS_PRIVILEGED,
             image_ids=sorted(found.engine.image_ids),
             gpu_error=found.gpus.fault,
             gpu_driver=found.gpus.driver,

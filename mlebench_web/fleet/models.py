@@ -44,6 +44,8 @@ class Host(models.Model):
     engine_version = models.CharField(max_length=50, blank=True)
     engine_runtimes = models.JSONField(default=list, blank=True)
     engine_error = models.TextField(blank=True)
+    # Whether its operator lets agents be root on it.
+    accepts_privileged = models.BooleanField(default=False)
     # Ids of images that agents can start from on this host's engine.
     image_ids = models.JSONField(default=list, blank=True)
     # "" no fault; a missing driver is normal and no fault; a broken one is said here.

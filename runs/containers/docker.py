@@ -33,9 +33,11 @@ from runs.containers import (
     Usage,
     cgroups,
     processes,
+    reach,
 )
 from runs.containers.processes import output
 from runs.core.failures import Cause, cause_of_engine_error
+from runs.core.isolation import is_root_on_host
 from runs.workspace import remove_tree
 
 logger = structlog.get_logger(__name__)
@@ -152,11 +154,21 @@ class DockerEngine:
     def create(self, spec: ContainerSpec) -> str:
         if not spec.data_dir.is_dir():
             raise EngineFailure(Cause.DATA_MISSING, f"{spec.data_dir} is not there")
+        if (
+            is_root_on_host(privileged=spec.privileged, engine_runtime=spec.runtime)
+            and not settings.ACCEPTS_PRIVILEGED
+        ):
+            # The claim asks too; this is the last door, on the host itself.
+            raise EngineFailure(
+                Cause.PRIVILEGED_REFUSED,
+                "the agent is privileged, and I_ACCEPT_RUNNING_PRIVILEGED_CONTAINERS is not set",
+            )
         with engine_errors():
             limits: dict[str, Any] = {}
-            if spec.privileged:
+            if is_root_on_host(privileged=spec.privileged, engine_runtime=spec.runtime):
                 limits["privileged"] = True
-            else:
+            elif not spec.privileged:
+                # (A privileged agent in sysbox keeps what its own user namespace gives it.)
                 limits["cap_drop"] = ["ALL"]
                 limits["cap_add"] = CAPABILITIES
                 limits["security_opt"] = ["no-new-privileges"]
@@ -164,6 +176,8 @@ class DockerEngine:
                 limits["shm_size"] = spec.shm_bytes
             if spec.runtime:
                 limits["runtime"] = spec.runtime
+            if spec.network != "none" and settings.AGENT_NAMESERVERS:
+                limits["dns"] = settings.AGENT_NAMESERVERS
             if requests_ := gpu_requests(spec.gpu_uuids, settings.GPU_REQUEST_MODE):
                 limits["device_requests"] = requests_
             for key, value in spec.engine_settings.items():
@@ -245,6 +259,7 @@ class DockerEngine:
                 # Somebody removed our network; the next create makes it anew.
                 self._networks.clear()
                 raise error
+            reach.wall_off(self._slow, container_id)
 
     def look(self, container_id: str) -> Look:
         with engine_errors():

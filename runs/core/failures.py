@@ -18,6 +18,7 @@ class Cause(StrEnum):
     IMAGE_MISSING = "image_missing"
     IMAGE_UNFIT = "image_unfit"
     RUNTIME_MISSING = "runtime_missing"
+    PRIVILEGED_REFUSED = "privileged_refused"
     ENGINE_UNREACHABLE = "engine_unreachable"
     ENGINE_ERROR = "engine_error"
     START_LIMIT = "start_limit"
@@ -80,6 +81,11 @@ EXPLAINED: dict[Cause, tuple[str, str]] = {
     Cause.RUNTIME_MISSING: (
         "The engine has no such container runtime.",
         "Install it on the host, or use a container config without it.",
+    ),
+    Cause.PRIVILEGED_REFUSED: (
+        "The host does not accept privileged containers.",
+        "Use a container config with sysbox-runc, or set I_ACCEPT_RUNNING_PRIVILEGED_CONTAINERS on "
+        "a host on which an agent may be root.",
     ),
     Cause.ENGINE_UNREACHABLE: ("The container engine did not answer.", "Look at the host."),
     Cause.ENGINE_ERROR: ("The container engine refused.", "Read its message."),

@@ -28,6 +28,8 @@ class Need:
     gpu_class: str = ""
     # Docker runtime that the config names, such as sysbox-runc.
     engine_runtime: str | None = None
+    # Its container is asked for with the engine's `privileged`.
+    privileged: bool = False
     # "": the image is still being built. Not looked at in the process runtime.
     image_id: str = ""
     priority: int = 0
@@ -61,6 +63,7 @@ class Offer:
     free_gpus: tuple[str, ...] = field(default=())
     draining: bool = False
     put_aside: str = ""
+    accepts_privileged: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,8 @@ def never_fits(need: Need, offer: Offer) -> str:
         return "its Python for agents is not ready"
     if need.engine_runtime and need.engine_runtime not in offer.engine_runtimes:
         return f"its engine has no runtime {need.engine_runtime}"
+    if need.privileged and not offer.accepts_privileged:
+        return "it does not accept privileged containers"
     if need.gpus and not offer.gpus:
         return "it has no GPU"
     fitting = of_class(need, offer)

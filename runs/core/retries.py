@@ -26,7 +26,7 @@ HOSTS_OWN = frozenset(
     }
 )
 # Another try would meet the same: a person has to do something first.
-HOPELESS = frozenset({Cause.SECRET_MISSING})
+HOPELESS = frozenset({Cause.SECRET_MISSING, Cause.PRIVILEGED_REFUSED})
 # So many in a row, with no success between.
 IN_A_ROW = 3
 

@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from mlebench_web.accounts.models import Team, User
 from mlebench_web.catalog.models import Agent, AgentImage, Competition, ContainerConfig, Split
+from runs import sandbox
 from runs.core.states import (
     RunState,
     State,
@@ -123,6 +124,17 @@ class RunGroup(models.Model):
         """Whether nothing of it can change by itself. Costs one query."""
         over = (RunState.FINISHED, RunState.FAILED, RunState.CANCELLED)
         return not self.runs.exclude(state__in=over).exists()
+    @property
+    def upstream_name(self) -> str:
+        """Its folder's name in upstream's layout; upstream sorts run groups by it."""
+        return self.source_name or self.folder
+
+    @property
+    def why_unsandboxed(self) -> str:
+        """What keeps its runs from being sandboxed, in a few words; "": nothing does, or it was
+        run elsewhere. Looks at its agent."""
+        return sandbox.why_not(self.runtime, self.container_settings, self.agent)
+
 
     def add_runs(self, competitions: Iterable[Competition], *, by: str) -> "list[Run]":
         """Each competition x seed, each with its first attempt queued. Three inserts in all."""

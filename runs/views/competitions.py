@@ -30,6 +30,10 @@ SORTS = {
 }
 
 
+# As each worker wrote down of what it ran.
+UNSANDBOXED = Q(runs__group__runtime="process") | Q(runs__counted__hardware__sandboxed=False)
+
+
 @login_required
 @require_GET
 def competition_list(request: SignedInRequest) -> HttpResponse:
@@ -37,6 +41,7 @@ def competition_list(request: SignedInRequest) -> HttpResponse:
     competitions = Competition.objects.annotate(
         n_runs=Count("runs", filter=finished, distinct=True),
         n_medals=Count("runs", filter=finished & Q(runs__result__in=MEDALS), distinct=True),
+        n_unsandboxed=Count("runs", filter=finished & UNSANDBOXED, distinct=True),
     ).prefetch_related(
         "splits",
         Prefetch("prepared", PreparedData.objects.select_related("host")),
@@ -63,7 +68,7 @@ def competition_page(request: SignedInRequest, name: str) -> HttpResponse:
     competition = get_object_or_404(Competition.objects.prefetch_related("splits"), name=name)
     runs = (
         Run.objects.filter(competition=competition, counted__isnull=False)
-        .select_related("group__experiment", "counted__host")
+        .select_related("group__experiment", "group__agent", "counted__host")
         .order_by("-counted__ended_at", "-pk")
     )
     results = [

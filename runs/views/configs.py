@@ -16,7 +16,7 @@ from mlebench_web.catalog import documents
 from mlebench_web.catalog.documents import Unreadable
 from mlebench_web.catalog.models import ContainerConfig
 from mlebench_web.http import SignedInRequest
-from runs import catalog_verbs, preflight
+from runs import catalog_verbs, preflight, sandbox
 from runs.core import placement
 from runs.core.container_config import ConfigRefused, admin_keys
 from runs.preflight import Fleet
@@ -94,6 +94,7 @@ def config_list(request: SignedInRequest) -> HttpResponse:
             "text": shown(config.settings),
             "unfit": _why_unfit(config, fleet),
             "admin_keys": admin_keys(config.settings),
+            "why_unsandboxed": sandbox.why_not(config.runtime, config.settings, None),
         }
         for config in ContainerConfig.objects.filter(is_listed=True).select_related("checkout")
     ]

@@ -102,7 +102,7 @@ def fleet(request: SignedInRequest) -> HttpResponse:
 def host_page(request: SignedInRequest, name: str) -> HttpResponse:
     host = get_object_or_404(Host, name=name)
     attempts = Attempt.objects.filter(host=host).select_related(
-        "run__competition", "run__group__experiment"
+        "run__competition", "run__group__experiment", "run__group__agent"
     )
     gpus = host.gpus.order_by("-is_present", "index").prefetch_related(_live_leases())
     now = hosts.now()

@@ -257,6 +257,43 @@ def test_the_agent_does_not_reach_private(lab: Lab) -> None:
     assert "Read-only file system" in lab.output(spec)
 
 
+def test_a_host_that_does_not_accept_it_makes_no_privileged_container(lab: Lab) -> None:
+    with pytest.raises(EngineFailure) as failure:
+        lab.engine.create(lab.spec(privileged=True))
+
+    assert failure.value.cause == Cause.PRIVILEGED_REFUSED
+    assert "I_ACCEPT_RUNNING_PRIVILEGED_CONTAINERS" in failure.value.text
+    assert lab.engine.own_containers(lab.install, lab.host) == []
+
+
+def test_a_host_that_accepts_it_makes_a_privileged_container(lab: Lab, settings: Settings) -> None:
+    settings.ACCEPTS_PRIVILEGED = True
+
+    container = lab.engine.create(lab.spec(privileged=True))
+
+    assert lab.engine._api.inspect_container(container)["HostConfig"]["Privileged"] is True
+
+
+def test_sysbox_gets_no_privileged_container_and_no_dropped_capabilities(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It refuses the flag; in its user namespace root has all that an engine of its own needs."""
+    asked: dict[str, object] = {}
+    real = docker.APIClient.create_host_config
+
+    def create_host_config(api: docker.APIClient, **kwargs: object) -> object:
+        asked.update(kwargs)
+        # The edge: this machine's engine has no sysbox.
+        return real(api, **{key: value for key, value in kwargs.items() if key != "runtime"})
+
+    monkeypatch.setattr(docker.APIClient, "create_host_config", create_host_config)
+
+    lab.engine.create(lab.spec(privileged=True, runtime="sysbox-runc"))
+
+    assert asked["runtime"] == "sysbox-runc"
+    assert not {"privileged", "cap_drop", "security_opt"} & set(asked)
+
+
 # ---------------------------------------------------------------------------- GPUs
 
 

@@ -9,9 +9,9 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 
-from mlebench_web.accounts.models import Role
+from mlebench_web.accounts.models import Role, User
 from runs.models import Run
-from tests.factories import make_user
+from tests.factories import make_host, make_user
 from tests.web.conftest import World, signed_in
 from tests.web.pages import Page, get, parse
 
@@ -150,8 +150,29 @@ def test_a_process_run_is_marked_unsandboxed_on_every_page_that_shows_it(world: 
         run.group.experiment.get_absolute_url(),
         reverse("competition", args=[run.competition.name]),
         reverse("leaderboard") + "?split=demo",
+        reverse("competitions"),
+        reverse("configs"),
     ):
         assert "unsandboxed" in client.get(path).content.decode(), path
+
+
+@pytest.mark.parametrize(
+    ("fields", "mark"),
+    [
+        ({"engine_id": "", "engine_version": "", "engine_error": "no socket"}, "unsandboxed"),
+        ({"accepts_privileged": True}, "accepts privileged"),
+        ({}, ""),
+    ],
+)
+def test_the_fleet_marks_hosts_on_which_agents_are_not_held(
+    admin: User, fields: dict[str, object], mark: str
+) -> None:
+    make_host("box-9", **fields)
+
+    page = signed_in(admin).get(reverse("fleet")).content.decode()
+
+    marks = re.findall(r'class="chip unsandboxed"[^>]*>([^<]+)<', page)
+    assert marks == ([mark] if mark else [])
 
 
 def test_the_theme_is_remembered_without_script(world: World) -> None:

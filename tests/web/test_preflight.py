@@ -130,18 +130,59 @@ def test_a_config_with_keys_for_admins_is_for_admins(lab: Host, role: Role, bloc
 )
 def test_a_privileged_agent_needs_an_admin(lab: Host, role: Role, level: str) -> None:
     Agent.objects.update(privileged=True)
+    Host.objects.update(accepts_privileged=True)
     person = factories.make_user("pat", role=role)
 
     checks = preflight.check(DEMO, by=person)
 
     assert [(check.level, check.field) for check in checks] == [(level, "agent")]
-    assert "privileged" in checks[0].message
+    assert "it can take over its host and read every answer there" in checks[0].message
 
 
 def test_without_a_person_nobody_accepts_a_privileged_agent(lab: Host) -> None:
     Agent.objects.update(privileged=True)
+    Host.objects.update(accepts_privileged=True)
 
     assert len(found(DEMO, "block")) == 1
+
+
+def test_a_privileged_agent_needs_a_host_that_accepts_it(lab: Host) -> None:
+    Agent.objects.update(privileged=True)
+    ada = factories.make_user("ada", role=Role.ADMIN)
+
+    (check,) = [each for each in preflight.check(DEMO, by=ada) if each.level == "block"]
+
+    assert check.field == "container_config"
+    assert f"{lab.name}: it does not accept privileged containers" in check.message
+    assert "sysbox-runc" in check.fix
+    assert "I_ACCEPT_RUNNING_PRIVILEGED_CONTAINERS=1" in check.fix
+
+
+def test_sysbox_holds_a_privileged_agent(lab: Host) -> None:
+    Agent.objects.update(privileged=True)
+    Host.objects.update(engine_runtimes=["runc", "sysbox-runc"])
+    ada = factories.make_user("ada", role=Role.ADMIN)
+
+    checks = preflight.check(dataclasses.replace(REAL, container_config="default"), by=ada)
+
+    assert not [check for check in checks if check.level == "block"]
+    (message,) = [check.message for check in checks if "privileged" in check.message]
+    assert "sysbox-runc gives it that in a world of its own" in message
+
+
+@pytest.mark.parametrize(
+    ("settings", "marked"),
+    [({"cap_add": ["SYS_PTRACE"]}, False), ({"devices": ["/dev/fuse"]}, True)],
+)
+def test_a_config_that_opens_the_host_says_so(
+    lab: Host, settings: dict[str, object], marked: bool
+) -> None:
+    factories.make_config("open", settings=settings)
+    ada = factories.make_user("ada", role=Role.ADMIN)
+
+    checks = preflight.check(dataclasses.replace(DEMO, container_config="open"), by=ada)
+
+    assert any("marked unsandboxed" in check.message for check in checks) == marked
 
 
 # ---------------------------------------------------------------------------------------- image

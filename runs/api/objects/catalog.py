@@ -19,7 +19,7 @@ from mlebench_web.catalog.models import (
     Split,
 )
 from mlebench_web.fleet.models import PreparedData
-from runs import agent_manifest
+from runs import agent_manifest, sandbox
 from runs.api.objects.base import address
 from runs.core.container_config import admin_keys
 
@@ -300,7 +300,7 @@ class ContainerConfigObject(BaseModel):
             reason=reason or None,
             description=config.description,
             runtime=config.runtime,
-            sandboxed=config.is_sandboxed,
+            sandboxed=not sandbox.why_not(config.runtime, config.settings, None),
             settings=config.settings,
             version=config.version,
             admin_keys=admin_keys(config.settings),

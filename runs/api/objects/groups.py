@@ -7,9 +7,6 @@ from datetime import datetime
 from django.db.models import Count
 from pydantic import BaseModel
 
-from mlebench_web.catalog.models import (
-    ContainerConfig,
-)
 from runs.api.objects.base import address
 from runs.core.group_state import group_state
 from runs.core.states import RunState
@@ -125,9 +122,7 @@ class RunGroupObject(BaseModel):
                 container_config=group.container_config.name if group.container_config else None,
                 container_config_note=group.config_note or None,
                 runtime=group.runtime or None,
-                sandboxed=group.runtime == ContainerConfig.Runtime.DOCKER
-                if group.runtime
-                else None,
+                sandboxed=not group.why_unsandboxed if group.runtime else None,
                 image_id=group.image.image_id if group.image else None,
                 seeds=group.seeds,
                 time_limit_s=group.time_limit.total_seconds() if group.time_limit else None,
@@ -190,7 +185,7 @@ class PlanObject(BaseModel):
             container_config=plan.config.name,
             container_config_note=plan.config_note or None,
             runtime=plan.config.runtime,
-            sandboxed=plan.config.is_sandboxed,
+            sandboxed=not plan.why_unsandboxed,
             image_id=wanted.image.image_id if wanted.image and plan.config.is_sandboxed else None,
             time_limit_s=wanted.time_limit.total_seconds(),
             step_timeout_s=wanted.step_timeout.total_seconds(),
