@@ -330,3 +330,9 @@ CHECKPOINT_EVERY = env.minutes("CHECKPOINT_EVERY_MINUTES", 15)
 CHECKPOINT_QUOTA_BYTES = env.gibibytes("CHECKPOINT_QUOTA_GIB", 20)
 # Of a run that ended without a result; one with a result needs none.
 CHECKPOINTS_KEPT = env.days("CHECKPOINTS_KEPT_DAYS", 14)
+
+# ---------------------------------------------------------------------------- Imports
+# What an archive may unpack to, and what of a folder is copied for one run.
+IMPORT_MAX_BYTES = env.gibibytes("IMPORT_MAX_GIB", 50)
+# Larger ones are imported from a folder of the server.
+IMPORT_UPLOAD_MAX_BYTES = env.gibibytes("IMPORT_UPLOAD_MAX_GIB", 4)

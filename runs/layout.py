@@ -75,7 +75,9 @@ def assemble(run: Run, attempt: Attempt) -> None:
             shutil.copytree(source, made, copy_function=link, symlinks=True, dirs_exist_ok=True)
         for name in ("submission", "logs", "code"):
             (made / name).mkdir(exist_ok=True)
-        (made / "run.log").write_text(run_log(attempt))
+        if not run.group.is_imported:
+            # One that came with an import stays as it was; it is a link to the attempt's own.
+            (made / "run.log").write_text(run_log(attempt))
         if folder.exists():
             # A name that is in use cannot be taken over by a folder: move the old one away first.
             folder.rename(made / ".replaced")

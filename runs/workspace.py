@@ -384,6 +384,24 @@ class Workspace:
         engine.remove_folder(self.socket_dir, image_id)
 
 
+def copy_run(source: Path, into: Path, *, tick: Callable[[], None], budget: int) -> Collected:
+    """Copy what a run left elsewhere, in upstream's layout: run.log, submission, logs, code.
+
+    `into` is an empty folder. What else lies there is left out and named. Raises OSError.
+    """
+    collected = Collected()
+    copier = _Copier(collected, tick, budget=budget)
+    at = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    target = os.open(into, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for name in sorted(_names(at, MAX_FILES), key=lambda each: (each not in OUTPUTS, each)):
+            copier.copy_output(name, at, target)
+        return collected
+    finally:
+        os.close(at)
+        os.close(target)
+
+
 def _into_place(temporary: Path, into: Path) -> None:
     """Exchange the folders of `into` for the new ones, each by a rename."""
     into.mkdir(exist_ok=True)
@@ -413,6 +431,19 @@ class _Copier:
         self.tick = tick
         self.budget = budget
         self.seen = 0
+
+    def copy_output(self, name: str, source: int, destination: int) -> None:
+        """One of the names at the top of a run's folder."""
+        try:
+            mode = os.stat(name, dir_fd=source, follow_symlinks=False).st_mode
+            if name in OUTPUTS and stat.S_ISDIR(mode):
+                self._copy_subfolder(name, source, destination, name, depth=0)
+            elif name == "run.log" and stat.S_ISREG(mode):
+                self._copy_file(name, source, destination, name)
+            else:
+                self.collected.leave_out(name, f"{kind_of(mode)} that no run of mle-bench has")
+        except Refused as error:
+            self.collected.leave_out(name, str(error))
 
     def copy_folder(self, source: int, destination: int, path: str, *, depth: int) -> None:
         # submission.csv before anything else that could use up the budget.

@@ -4,6 +4,8 @@
 |---|---|---|
 | runs.add_group | none | researchers and up |
 | runs.download | none | researchers and up: files that an agent left |
+| runs.import | none | researchers and up: results that were made elsewhere |
+| runs.import_folder | none | admins: from any folder of the server |
 | runs.cancel, runs.rerun | run group or run | its owner, leads of its team, admins |
 | runs.rerun_all | none | admins: failed runs of all groups at once |
 | fleet.drain | none | admins |
@@ -75,6 +77,8 @@ may_change = is_admin | (is_researcher & is_owner) | (is_lead & is_of_its_team)
 
 rules.add_perm("runs.add_group", is_researcher)
 rules.add_perm("runs.download", is_researcher)
+rules.add_perm("runs.import", is_researcher)
+rules.add_perm("runs.import_folder", is_admin)
 rules.add_perm("runs.cancel", may_change)
 rules.add_perm("runs.rerun", may_change)
 rules.add_perm("runs.rerun_all", is_admin)
@@ -96,6 +100,8 @@ _RESEARCHERS = "Viewers may look only; an admin can make you a researcher."
 _REASONS = {
     "runs.add_group": _RESEARCHERS,
     "runs.download": _RESEARCHERS,
+    "runs.import": _RESEARCHERS,
+    "runs.import_folder": _ADMINS,
     "runs.cancel": _OWNERS,
     "runs.rerun": _OWNERS,
     "runs.rerun_all": _ADMINS,

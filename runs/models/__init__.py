@@ -8,6 +8,7 @@ from runs.models.base import Replaced, choices_of
 from runs.models.checkpoints import Checkpoint, CheckpointQuerySet
 from runs.models.groups import Experiment, IdempotencyKey, Installation, RunGroup
 from runs.models.history import Move, Requeue
+from runs.models.imports import Import, SealedRun, seal_imported
 from runs.models.leases import GpuLease
 from runs.models.logs import LogSegment
 from runs.models.results import GradingReport, SubmissionSnapshot
@@ -23,6 +24,7 @@ __all__ = [
     "GpuLease",
     "GradingReport",
     "IdempotencyKey",
+    "Import",
     "Installation",
     "LogSegment",
     "Move",
@@ -35,6 +37,8 @@ __all__ = [
     "RunGroup",
     "Step",
     "StepQuerySet",
+    "SealedRun",
     "SubmissionSnapshot",
     "choices_of",
+    "seal_imported",
 ]

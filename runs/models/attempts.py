@@ -255,6 +255,9 @@ class Attempt(models.Model):
     validations = models.PositiveIntegerField(default=0)
     # Phases in seconds, for the figures: prepare, create, start, health, agent, collect, grade.
     timings = models.JSONField(default=dict, blank=True)
+    # Of an imported one, what its source says: run_id, success, host, seconds (where it gave the
+    # time), wall_seconds, resumed, run_again.
+    reported = models.JSONField(default=dict, blank=True)
     # Files that were kept: [{"path", "bytes"}], and what was left out and why.
     artifacts = models.JSONField(default=list, blank=True)
     left_out = models.JSONField(default=list, blank=True)
@@ -544,10 +547,19 @@ class Attempt(models.Model):
         return EXPLAINED[Cause(self.cause)][1] if self.cause else ""
 
     @property
+    def has_time(self) -> bool:
+        """Whether active_seconds was measured: here, or by the source of an import."""
+        return self.host_id is not None or "seconds" in self.reported
+
+    @property
+    def was_resumed(self) -> bool:
+        return self.resumed_from_id is not None or bool(self.reported.get("resumed"))
+
+    @property
     def wall_seconds(self) -> float | None:
         """From claim to end."""
         if not (self.claimed_at and self.ended_at):
-            return None
+            return self.reported.get("wall_seconds")
         return (self.ended_at - self.claimed_at).total_seconds()
 
     def holds_resources(self) -> bool:

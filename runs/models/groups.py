@@ -98,6 +98,10 @@ class RunGroup(models.Model):
     # Name and SHA-256 of the file that it was imported from; empty: it was run here.
     imported_from = models.CharField(max_length=300, blank=True)
     import_digest = models.CharField(max_length=64, blank=True)
+    # Upstream's name of an imported group, by which it stands among the others of its experiment.
+    source_name = models.CharField(max_length=200, blank=True)
+    # What its source says and the catalog does not know: agent, container_config, split.
+    reported = models.JSONField(default=dict, blank=True)
 
     class Meta:
         ordering = ["-created_at"]
@@ -117,8 +121,13 @@ class RunGroup(models.Model):
 
     @property
     def is_imported(self) -> bool:
-        """It was run elsewhere: no agent log, no host, no times, nothing to run again."""
+        """It was run elsewhere: no host of ours, no agent to run again."""
         return bool(self.import_digest)
+
+    @property
+    def upstream_name(self) -> str:
+        """Its folder's name in upstream's layout; upstream sorts run groups by it."""
+        return self.source_name or self.folder
 
     def is_over(self) -> bool:
         """Whether nothing of it can change by itself. Costs one query."""
