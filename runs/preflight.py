@@ -91,7 +91,7 @@ def need_of(config: ContainerConfig, agent: Agent | None = None) -> Need:
         memory_bytes=limits.memory_bytes,
         gpus=limits.gpus,
         engine_runtime=limits.runtime,
-        privileged=bool(agent)
+        privileged=agent is not None
         and is_root_on_host(privileged=agent.privileged, engine_runtime=limits.runtime),
     )
 
