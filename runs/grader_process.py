@@ -55,10 +55,10 @@ class Kind(StrEnum):
     @property
     def missing(self) -> str:
         """Why no process of this kind can start here; "" when its Python is there."""
+        if self is Kind.OFFICIAL:
+            return official_data.cannot_grade()
         if self.python.exists():
             return ""
-        if self is Kind.OFFICIAL:
-            return official_data.missing()
         return (
             f"There is no Python with the ML libraries at {self.python}: "
             "run ./run setup, or set ML_PYTHON."

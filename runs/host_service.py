@@ -7,7 +7,6 @@ worker; a host service that dies leaves /validate away for some seconds (503 wit
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import structlog
 from django.conf import settings
@@ -16,7 +15,7 @@ from django.db.models.functions import Now
 
 from mlebench_web.accounts import vault
 from mlebench_web.catalog import checkouts, data, images, official_data
-from mlebench_web.catalog.models import AgentImage, Competition, ContainerConfig
+from mlebench_web.catalog.models import AgentImage, Checkout, Competition, ContainerConfig
 from mlebench_web.fleet import hosts, inventory
 from mlebench_web.fleet.gpus import GpuReader, IsOurs, owner_of_processes
 from mlebench_web.fleet.inventory import EngineFacts
@@ -25,8 +24,9 @@ from runs import agent_secrets, bell, checkpoints, grading, layout, logs, snapsh
 from runs.containers import Engine, EngineFailure, engine_of
 from runs.core.states import State
 from runs.data_jobs import DataJobs
-from runs.grader_process import GraderProcess
+from runs.grader_process import GraderProcess, GraderUnreachable, Kind
 from runs.models import Attempt, Installation, LogSegment
+from runs.regrade_jobs import RegradeJobs
 from runs.validation import ValidationService
 from runs.worker_guard import WorkerGuard
 from runs.workspace import Workspace
@@ -46,9 +46,10 @@ class HostService:
         self.host: Host = hosts.this_host()
         self.engine: Engine = engine_of(ContainerConfig.Runtime.DOCKER)
         self.gpus = GpuReader()
-        self.grader = GraderProcess()
+        self.graders = [GraderProcess(), GraderProcess(kind=Kind.OFFICIAL)]
         self.validation = ValidationService()
         self.data_jobs = DataJobs(self.host, self._stop_asked)
+        self.regrade_jobs = RegradeJobs(self.host, self._stop_asked)
         self.worker_guard = WorkerGuard(self.host)
 
     def stop(self, *_: object) -> None:
@@ -61,7 +62,7 @@ class HostService:
             threading.Thread(target=self._repeat, args=(act, every), name=act.__name__, daemon=True)
             for act, every in (
                 (self.publish, settings.HEARTBEAT.total_seconds()),
-                (self.keep_grader, SYNC_EVERY),
+                (self.keep_graders, SYNC_EVERY),
                 (self.prepare_data, DATA_EVERY),
                 (self.sweep, JANITOR_EVERY),
                 (self.validation.sync, SYNC_EVERY),
@@ -70,6 +71,7 @@ class HostService:
                 (self.worker_guard.look, SYNC_EVERY),
                 (self.data_jobs.find, JANITOR_EVERY),
                 (self.data_jobs.work, DATA_EVERY),
+                (self.regrade_jobs.work, SYNC_EVERY),
                 (self.build_images, SYNC_EVERY),
                 (checkouts.do_asked, SYNC_EVERY),
             )
@@ -80,7 +82,8 @@ class HostService:
         logger.info("host_service.started", host=self.host.name)
         self._stop_asked.wait()
         self.validation.stop()
-        self.grader.stop()
+        for grader in self.graders:
+            grader.stop()
         for thread in threads:
             thread.join(timeout=2)
         logger.info("host_service.stopped", host=self.host.name)
@@ -133,9 +136,17 @@ class HostService:
             image_ids=tuple(info.image_ids),
         )
 
-    def keep_grader(self) -> None:
-        if Path(settings.ML_PYTHON).exists():
-            self.grader.ensure()
+    def keep_graders(self) -> None:
+        """That of mle-bench only where there is a checkout: it takes some 150 MB."""
+        has_checkout = Checkout.objects.filter(is_listed=True).exists()
+        for grader in self.graders:
+            if grader.kind.missing or (grader.kind is Kind.OFFICIAL and not has_checkout):
+                continue
+            try:
+                grader.ensure()
+            except GraderUnreachable as error:
+                # Whoever grades starts one for a single use, and hears the same.
+                logger.warning("grader.not_started", kind=str(grader.kind), why=str(error))
 
     def tidy_checkpoints(self) -> None:
         """Of runs that need none any more. Every host does it: storage belongs to all."""

@@ -30,6 +30,8 @@ from runs.models import Attempt, GradingReport, LogSegment, Run, RunGroup
 
 # Upstream's time stamp at the start of a run group's name.
 STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d-[A-Z]+")
+# Below an attempt's folder and a run's: the one file that counts.
+SUBMISSION = "submission/submission.csv"
 # Of our own log: what fits on a few screens.
 RUN_LOG_BYTES = 2**20
 
@@ -86,6 +88,17 @@ def assemble(run: Run, attempt: Attempt) -> None:
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise
+
+
+def take_over(old: Attempt, new: Attempt) -> None:
+    """Give a new attempt the files of an older one, as links. Safe to repeat."""
+    target = attempt_folder(new)
+    if target.exists():
+        # Of a try whose rows were never written: no attempt has this number yet.
+        shutil.rmtree(target)
+    source = attempt_folder(old)
+    if source.is_dir():
+        shutil.copytree(source, target, copy_function=link, symlinks=True)
 
 
 def link(source: str, target: str) -> None:

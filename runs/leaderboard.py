@@ -163,12 +163,14 @@ def rows(
     first_outcomes: bool = False,
     without_known_issues: bool = False,
     with_published: bool = False,
+    instead: Mapping[int, GradingReport | None] | None = None,
 ) -> list[Row]:
     """One row for each experiment with a run of this split: ranked ones first.
 
     `pad_missing` counts a missing report as no submission. `first_outcomes` counts each run's
     first end that was the agent's own, whatever was run again later. `without_known_issues`
-    leaves out competitions with a known issue. Raises MixedSplit.
+    leaves out competitions with a known issue. `instead`: reports by attempt in place of the
+    current ones, None for none at all. Raises MixedSplit.
     """
     competitions = list(split.competitions.order_by("name"))
     if not competitions:
@@ -182,7 +184,9 @@ def rows(
     asked = {one.name for one in competitions}
     counted = {
         experiment: kept
-        for experiment, runs in load(split, first_outcomes=first_outcomes).items()
+        for experiment, runs in load(
+            split, first_outcomes=first_outcomes, instead=instead or {}
+        ).items()
         if (kept := [one for one in runs if one.competition in asked])
     }
     found = [
@@ -299,13 +303,12 @@ def hardware_of(measured: Mapping[str, Any]) -> Hardware:
     )
 
 
-def is_agents_own_end(attempt: Attempt) -> bool:
-    if attempt.outcome == Outcome.AGENT_FAILED:
-        return True
-    return attempt.outcome == Outcome.CANCELLED and attempt.agent_started_at is not None
-
-
-def load(split: Split, *, first_outcomes: bool) -> dict[Experiment, list[Counted]]:
+def load(
+    split: Split,
+    *,
+    first_outcomes: bool,
+    instead: Mapping[int, GradingReport | None],
+) -> dict[Experiment, list[Counted]]:
     """Runs of the split by experiment, in run-group order then seed. Costs three queries."""
     runs = (
         Run.objects.filter(competition__splits=split)
@@ -339,6 +342,7 @@ def load(split: Split, *, first_outcomes: bool) -> dict[Experiment, list[Counted
     }
     found: dict[Experiment, list[Counted]] = {}
     for run in runs:
+    reports |= instead
         counted = Counted(run=run, attempts=attempts.get(run.pk, []))
         counted.attempt = chosen(counted, first_outcomes=first_outcomes)
         counted.report = reports.get(counted.attempt.pk) if counted.attempt else None

@@ -11,6 +11,7 @@ from runs.views import (
     home,
     leaderboard,
     ops,
+    regrades,
     run,
 )
 
@@ -23,7 +24,10 @@ urlpatterns = [
     path("groups/<int:pk>/", groups.group_page, name="group"),
     path("groups/<int:pk>/cancel/", groups.cancel, name="cancel_group"),
     path("groups/<int:pk>/rerun/", groups.rerun, name="rerun_group"),
+    path("groups/<int:pk>/regrade/", regrades.regrade_group, name="regrade_group"),
+    path("regrades/<int:pk>/", regrades.regrade_page, name="regrade"),
     path("runs/<int:pk>/", run.run_page, name="run"),
+    path("runs/<int:pk>/regrade/", regrades.regrade_run, name="regrade_run"),
     path("runs/<int:pk>/cancel/", run.cancel, name="cancel_run"),
     path("runs/<int:pk>/rerun/", run.rerun, name="rerun_run"),
     path("runs/<int:pk>/checkpoint/", run.checkpoint, name="checkpoint_run"),

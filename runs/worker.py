@@ -60,7 +60,7 @@ logger = structlog.get_logger(__name__)
 # Below this the disk is full for every practical purpose.
 DISK_IS_FULL_BYTES = 64 * 2**20
 # The one path that is graded, below an attempt's folder.
-SUBMISSION = "submission/submission.csv"
+SUBMISSION = layout.SUBMISSION
 # How often a supervisor looks whether another host could be given its run.
 OTHERS_EVERY = 60.0
 # The database answers and the same step fails with its error again: then it is no outage.

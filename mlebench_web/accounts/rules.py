@@ -6,7 +6,7 @@
 | runs.download | none | researchers and up: files that an agent left |
 | runs.import | none | researchers and up: results that were made elsewhere |
 | runs.import_folder | none | admins: from any folder of the server |
-| runs.cancel, runs.rerun | run group or run | its owner, leads of its team, admins |
+| runs.cancel, runs.rerun, runs.regrade | run group or run | its owner, leads of its team, admins |
 | runs.rerun_all | none | admins: failed runs of all groups at once |
 | fleet.drain | none | admins |
 | fleet.prepare | none | leads and up: data of a competition on a host |
@@ -81,6 +81,7 @@ rules.add_perm("runs.import", is_researcher)
 rules.add_perm("runs.import_folder", is_admin)
 rules.add_perm("runs.cancel", may_change)
 rules.add_perm("runs.rerun", may_change)
+rules.add_perm("runs.regrade", may_change)
 rules.add_perm("runs.rerun_all", is_admin)
 rules.add_perm("fleet.drain", is_admin)
 rules.add_perm("fleet.prepare", is_lead)
@@ -104,6 +105,7 @@ _REASONS = {
     "runs.import_folder": _ADMINS,
     "runs.cancel": _OWNERS,
     "runs.rerun": _OWNERS,
+    "runs.regrade": _OWNERS,
     "runs.rerun_all": _ADMINS,
     "fleet.drain": _ADMINS,
     "fleet.prepare": _LEADS,

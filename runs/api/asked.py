@@ -81,6 +81,16 @@ class RerunOfGroup(Rerun):
     )
 
 
+class Regrade(Asked):
+    reason: Text = Field(default="", max_length=500)
+
+
+class RegradeOfGroup(Regrade):
+    which: Text | list[Annotated[int, Field(ge=1, le=LARGEST_ID)]] = Field(
+        default="all", description='"all", or ids of runs', examples=["all"]
+    )
+
+
 class CancelGroup(Asked):
     queued_only: bool = Field(default=False, description="let finish what has started")
 

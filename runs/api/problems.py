@@ -12,6 +12,7 @@ from ninja import NinjaAPI
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 
 from runs.aside import HostAnswers
+from runs.regrading import NothingToGrade
 from runs.request import FieldError, RequestInvalid
 from runs.resuming import CannotSave
 from runs.submit import AlreadyEnded, NotRerunnable
@@ -71,6 +72,7 @@ def install(api: NinjaAPI) -> None:
     handles(RequestInvalid, lambda error: invalid(error.errors))
     handles(NotRerunnable, lambda error: invalid([FieldError(error.field, str(error))]))
     handles(CannotSave, lambda error: answer(409, str(error)))
+    handles(NothingToGrade, lambda error: answer(409, str(error)))
     handles(AlreadyEnded, lambda error: answer(409, str(error)))
     handles(HostAnswers, lambda error: answer(409, str(error)))
     handles(ValidationError, lambda error: invalid(_fields(error.errors)))

@@ -28,13 +28,14 @@ from runs.core.group_state import AT_WORK, group_state
 from runs.core.overrides import Overrides
 from runs.core.states import Result, RunState, State
 from runs.forms import NewRunGroupForm
-from runs.models import Attempt, Experiment, Move, Run, RunGroup
+from runs.models import Attempt, Experiment, Move, Regrade, Run, RunGroup
 from runs.request import FieldError, RequestInvalid
 from runs.templatetags.show import count_of
 from runs.views import marks
 from runs.views.picture import ORDERS, hardware_words, picture_of
 
 A_PAGE = 25
+REGRADES_SHOWN = 5
 # A poll is answered with 304 until something moved, or for this long: times on it go stale.
 FRESH_FOR_S = 15
 
@@ -303,6 +304,8 @@ def group_page(request: SignedInRequest, pk: int) -> HttpResponse:
         "asked_for": hardware_words(_asked(group)),
         "no_cancel": reason_against(request.user, "runs.cancel", group),
         "no_rerun": reason_against(request.user, "runs.rerun", group),
+        "no_regrade": reason_against(request.user, "runs.regrade", group),
+        "regrades": Regrade.objects.filter(jobs__run__group=group).distinct()[:REGRADES_SHOWN],
         "host_names": list(Host.objects.values_list("name", flat=True)),
         # Boxes in the grid in place of links, to choose runs by hand; that page does not poll.
         "is_picking": "pick" in request.GET,

@@ -25,7 +25,7 @@ from mlebench_web.accounts.rules import reason_against
 from mlebench_web.fleet import hosts
 from mlebench_web.fleet.models import Host
 from mlebench_web.http import SignedInRequest
-from runs import agent_manifest, ansi, contact, layout, logs, queue, resuming, submit
+from runs import agent_manifest, ansi, contact, layout, logs, queue, regrading, resuming, submit
 from runs.charts import (
     Piece,
     Scored,
@@ -222,10 +222,21 @@ def _permissions(request: SignedInRequest, run: Run) -> dict[str, object]:
     }
 
 
+def _grading_again(run: Run) -> dict[str, object]:
+    """Whether it can be graded again, the last time that it was, and all reports it ever had."""
+    history = regrading.history_of(run)
+    return {
+        "can_regrade": not regrading.why_not(run),
+        "regrade_job": run.regrade_jobs.select_related("regrade").last(),
+        "history": [(report, marks.RESULTS[report.result]) for report in history],
+    }
+
+
 def _neighbours(run: Run) -> dict[str, object]:
     """The runs before and after it, in the order of the group's grid."""
     ordered = list(
         run.group.runs.order_by("competition__name", "seed").values_list("pk", flat=True)
+        "no_regrade": reason_against(request.user, "runs.regrade", run),
     )
     at = ordered.index(run.pk)
     return {

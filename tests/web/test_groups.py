@@ -236,7 +236,7 @@ def test_who_may_not_sees_the_button_off_and_the_reason_beside_it(world: World) 
     page = get(client, world.group.get_absolute_url())
 
     off = [t.text for t in page.tags if t.name == "button" and "disabled" in t.attributes]
-    assert off == ["Cancel…", "Re-run 2 failed…"]
+    assert off == ["Re-grade…", "Cancel…", "Re-run 2 failed…"]
     assert not page.posts_to(reverse("cancel_group", args=[world.group.pk]))
     assert any("Only the owner" in t.text for t in page.tags if t.name == "p")
 

@@ -1,0 +1,163 @@
+"""The host service's part of grading again: take a job, grade, record, publish, compare ranks."""
+
+import threading
+import time
+import uuid
+
+import structlog
+from django.conf import settings
+from django.db import transaction
+from django.db.models.functions import Now
+
+from mlebench_web.catalog import data
+from mlebench_web.fleet.models import Host
+from runs import graders, grading, layout, regrading
+from runs.core.states import Outcome
+from runs.grading import Judged
+from runs.layout import SUBMISSION
+from runs.models import GradingReport, Regrade, RegradeJob, Replaced
+from runs.models.regrades import graded_in_place_of, grader_failed, target_of
+
+logger = structlog.get_logger(__name__)
+
+WENT_ON = "The run was started again meanwhile, or another attempt counts now."
+
+
+class Gone(Exception):
+    """The submission that was graded before is not there."""
+
+
+class RegradeJobs:
+    """One loop: jobs one after the other, oldest first, and what follows from them."""
+
+    def __init__(self, host: Host, stop: threading.Event) -> None:
+        self.host = host
+        self.stop = stop
+
+    def work(self) -> None:
+        for job in RegradeJob.objects.takeable().order_by("pk"):
+            if self.stop.is_set():
+                return
+            if self.can_do(job):
+                self.do(job)
+        self.publish()
+        self.close()
+
+    def can_do(self, job: RegradeJob) -> bool:
+        """Whether the answers, the grader and the files are on this host."""
+        competition = job.run.competition
+        if not competition.answers_path or not data.answers(competition).is_file():
+            return False
+        if graders.missing_here(competition):
+            return False
+        # Files of another host's attempt that are not here may be there.
+        return job.attempt.host_id in (None, self.host.pk) or (
+            layout.attempt_folder(job.attempt).is_dir()
+        )
+
+    def do(self, job: RegradeJob) -> None:
+        try:
+            token = job.take(self.host)
+            try:
+                judged = self.judge(job, token)
+            except (grading.GraderFailed, Gone) as error:
+                job.end(RegradeJob.State.FAILED, token=token, error=str(error))
+                logger.warning("regrade.failed", job=job.pk, why=str(error)[:300])
+                return
+            try:
+                self.record(job, token, judged)
+            except OSError as error:
+                # Of an attempt in whose place a new one was to be: its files.
+                job.end(RegradeJob.State.FAILED, token=token, error=f"Not recorded: {error}")
+        except Replaced as replaced:
+            logger.info("regrade.left", job=job.pk, why=str(replaced))
+
+    def judge(self, job: RegradeJob, token: uuid.UUID) -> Judged:
+        """Changes nothing. Raises Gone, GraderFailed, Replaced."""
+        attempt = job.attempt
+        if attempt.outcome == Outcome.AGENT_FAILED:
+            return grading.nothing(attempt)
+        file = layout.attempt_folder(attempt) / SUBMISSION
+        refused = next(
+            (str(item["why"]) for item in attempt.left_out if item["path"] == SUBMISSION), None
+        )
+        was_there = job.before.submission_exists if job.before else regrading.left_a_file(attempt)
+        if was_there and not refused and not file.exists():
+            raise Gone(
+                f"The submission is not at {grading.shown_path(file)} on {self.host.name}: the "
+                "report before stays."
+            )
+        return grading.look(
+            attempt, file if file.exists() else None, tick=Beat(job, token), refused=refused
+        )
+
+    @transaction.atomic
+    def record(self, job: RegradeJob, token: uuid.UUID, judged: Judged) -> None:
+        """The report and what follows from it, if the run still stands as it did."""
+        run = job.locked(token)
+        target = target_of(run)
+        if target is None or target.pk != job.attempt_id:
+            job.end(RegradeJob.State.VOID, token=token, error=WENT_ON)
+            return
+        attempt, made = job.attempt, None
+        before = attempt.reports.filter(is_current=True).first()
+        if grader_failed(attempt):
+            made = graded_in_place_of(attempt, by=job.regrade.by_name)
+            # By links, so it takes milliseconds; the lock keeps a re-run from taking the name.
+            layout.take_over(attempt, made)
+            report = grading.record(made, judged)
+            run.count(made)
+        else:
+            report = grading.record(attempt, judged)
+            # The curve is to be of one grader: the host service scores them anew.
+            attempt.snapshots.exclude(path="").update(is_valid=None, score=None, message="")
+        job.end(
+            RegradeJob.State.DONE, token=token, before=before, after=report, made=made, error=""
+        )
+        logger.info("regrade.done", job=job.pk, score=report.score, was=score_of(before))
+
+    # ---------------------------------------------------------------- what follows
+
+    def publish(self) -> None:
+        """Results' folders of what was recorded; one that cannot be written is tried again."""
+        for job in RegradeJob.objects.filter(
+            state=RegradeJob.State.DONE, is_published=False
+        ).select_related("made__run__group", "attempt__run__group"):
+            if not layout.group_folder(job.attempt.run.group).is_dir():
+                # Of another machine, whose host service makes it.
+                continue
+            try:
+                layout.publish(job.made or job.attempt)
+            except OSError as error:
+                logger.warning("regrade.not_published", job=job.pk, error=str(error))
+                continue
+            RegradeJob.objects.filter(pk=job.pk).update(is_published=True)
+
+    def close(self) -> None:
+        """Whose rank moved, once nothing of a re-grade is open. Every host does it; one writes."""
+        for regrade in Regrade.objects.filter(ended_at__isnull=True).exclude(
+            pk__in=RegradeJob.objects.open().values("regrade")
+        ):
+            moved = regrading.moved_by(regrade)
+            Regrade.objects.filter(pk=regrade.pk, ended_at__isnull=True).update(
+                moved=moved, ended_at=Now()
+            )
+
+
+def score_of(report: GradingReport | None) -> float | None:
+    return report.score if report else None
+
+
+class Beat:
+    """Keeps the lease of a job while its grader works. Raises Replaced when it is lost."""
+
+    def __init__(self, job: RegradeJob, token: uuid.UUID) -> None:
+        self.job = job
+        self.token = token
+        self.last = time.monotonic()
+
+    def __call__(self) -> None:
+        if time.monotonic() - self.last < settings.HEARTBEAT.total_seconds():
+            return
+        self.job.beat(self.token)
+        self.last = time.monotonic()
