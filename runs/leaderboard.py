@@ -340,9 +340,9 @@ def load(
             is_current=True, attempt__run__competition__splits=split
         )
     }
+    reports |= instead
     found: dict[Experiment, list[Counted]] = {}
     for run in runs:
-    reports |= instead
         counted = Counted(run=run, attempts=attempts.get(run.pk, []))
         counted.attempt = chosen(counted, first_outcomes=first_outcomes)
         counted.report = reports.get(counted.attempt.pk) if counted.attempt else None

@@ -213,15 +213,6 @@ def _checkpoints(attempts: list[Attempt], shown: Attempt) -> dict[str, object]:
     }
 
 
-def _permissions(request: SignedInRequest, run: Run) -> dict[str, object]:
-    return {
-        "no_cancel": reason_against(request.user, "runs.cancel", run),
-        "no_rerun": reason_against(request.user, "runs.rerun", run),
-        "host_names": list(Host.objects.values_list("name", flat=True)),
-        "no_download": reason_against(request.user, "runs.download", run),
-    }
-
-
 def _grading_again(run: Run) -> dict[str, object]:
     """Whether it can be graded again, the last time that it was, and all reports it ever had."""
     history = regrading.history_of(run)
@@ -232,11 +223,20 @@ def _grading_again(run: Run) -> dict[str, object]:
     }
 
 
+def _permissions(request: SignedInRequest, run: Run) -> dict[str, object]:
+    return {
+        "no_cancel": reason_against(request.user, "runs.cancel", run),
+        "no_rerun": reason_against(request.user, "runs.rerun", run),
+        "no_regrade": reason_against(request.user, "runs.regrade", run),
+        "host_names": list(Host.objects.values_list("name", flat=True)),
+        "no_download": reason_against(request.user, "runs.download", run),
+    }
+
+
 def _neighbours(run: Run) -> dict[str, object]:
     """The runs before and after it, in the order of the group's grid."""
     ordered = list(
         run.group.runs.order_by("competition__name", "seed").values_list("pk", flat=True)
-        "no_regrade": reason_against(request.user, "runs.regrade", run),
     )
     at = ordered.index(run.pk)
     return {
