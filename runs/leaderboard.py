@@ -334,7 +334,7 @@ def load(
         .order_by("run_id", "number")
     ):
         attempts.setdefault(attempt.run_id, []).append(attempt)
-    reports = {
+    reports: dict[int, GradingReport | None] = {
         report.attempt_id: report
         for report in GradingReport.objects.filter(
             is_current=True, attempt__run__competition__splits=split

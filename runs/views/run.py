@@ -176,6 +176,7 @@ def _state(run: Run, attempts: list[Attempt], shown: Attempt) -> dict[str, objec
         "asked": newest.asked.words(),
         **_curve(run, shown, _report(shown)),
         **_checkpoints(attempts, shown),
+        **_grading_again(run),
         "phases": _phases(shown, now),
         "active_seconds": _active_seconds(newest, now),
         "hardware": hardware_words(shown.hardware),
