@@ -4,12 +4,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from django.conf import settings
-
 from mlebench_web.accounts import placeholders
 from mlebench_web.fleet.inventory import hardware_env, hardware_json
 from mlebench_web.fleet.models import Gpu
+from runs import queue
 from runs.models import Attempt
+from runs.step_timeouts import in_a_row
 
 # What the product itself decides; an agent's or a group's own variables cannot replace it.
 OURS = ("COMPETITION_ID", "MLE_", "TIME_LIMIT_SECS", "NVIDIA_VISIBLE_DEVICES")
@@ -54,12 +54,12 @@ def environment(
         # Whether a checkpoint is in its folder, and what ended the attempt that it is from.
         "MLE_RESUME": "1" if attempt.restored_checkpoint_id else "0",
         "MLE_RESUME_AFTER": attempt.resumed_from.cause if attempt.resumed_from else "",
+        # Step timeouts so far with no finished step after them; the third ends the run.
+        "MLE_STEP_TIMEOUTS": str(in_a_row(attempt)),
         "MLE_SEED": str(attempt.run.seed),
         "MLE_CHECKPOINT_DIR": "/home/ckpt",
         "MLE_EVENTS_FILE": "/home/logs/events.jsonl",
-        "MLE_STEP_TIMEOUT_SECS": str(
-            int((group.step_timeout or settings.DEFAULT_STEP_TIMEOUT).total_seconds())
-        ),
+        "MLE_STEP_TIMEOUT_SECS": str(int(queue.step_timeout_of(attempt).total_seconds())),
         "MLE_DEADLINE_EPOCH": str(int(time.time()) + remaining),
         "MLE_VALIDATION_URL": "http://localhost:5000",
         **hardware.as_env(),
@@ -80,3 +80,16 @@ def agent_arguments(kwargs: Mapping[str, object], kwargs_type: str) -> tuple[str
     if kwargs_type == "omegaconf":
         return tuple(f"{key}={value}" for key, value in kwargs.items())
     return ()
+
+
+def with_step_timeout(
+    kwargs: Mapping[str, object], option: str, seconds: float
+) -> dict[str, object]:
+    """The agent's kwargs with its own option for the step timeout, last: the last one wins.
+
+    `option` is "" where it has none. What the agent was given is kept where it is stricter.
+    """
+    given = kwargs.get(option)
+    if not option or (isinstance(given, int | float) and 0 < given <= seconds):
+        return dict(kwargs)
+    return {**{key: value for key, value in kwargs.items() if key != option}, option: int(seconds)}

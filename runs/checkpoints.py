@@ -38,7 +38,8 @@ from runs.core.checkpoints import (
     unchanged,
 )
 from runs.core.failures import Cause
-from runs.core.states import RunState
+from runs.core.states import Outcome, RunState
+from runs.core.step_limits import charged_seconds
 from runs.models import Attempt, Checkpoint, Replaced, Run
 from runs.patience import patiently
 from runs.watching import Ending, Watch
@@ -320,6 +321,12 @@ class CheckpointPart:
             self._wait(watch)
         self.saver.left.set()
 
+    def save_now(self, watch: Watch) -> None:
+        """The save that is at work, or else one, to its end."""
+        if self._thread is None:
+            self._start(watch, Wish(is_agents_word=self._speaks, step=self._step))
+        self._wait(watch)
+
     def _wish(self, attempt: Attempt) -> Wish | None:
         """What is asked for now, the most urgent first."""
         now = time.monotonic()
@@ -408,6 +415,13 @@ def save_soon(watch: Watch, *, step: int | None = None) -> None:
             part.say_saved(step)
 
 
+def save_now(watch: Watch) -> None:
+    """Save what there is to go on from, and come back when it is stored or could not be."""
+    for part in watch.parts:
+        if isinstance(part, CheckpointPart) and part.can_resume:
+            part.save_now(watch)
+
+
 def open_up(supervisor: "Supervisor") -> None:
     """Let this user read what the agent wrote for itself alone. Raises EngineFailure."""
     for name in agent_manifest.of(supervisor.group.agent).saved_folders:
@@ -450,15 +464,18 @@ def begin_from(supervisor: "Supervisor") -> None:
             resumed_from=None, restored_checkpoint=None, charged_seconds=0, active_seconds=0
         )
     else:
+        timed_out = [
+            each.active_seconds
+            for each in before.lineage()
+            if (each.outcome, each.cause) == (Outcome.CONTINUED, Cause.STEP_TIMEOUT)
+        ]
+        charged = charged_seconds(restored.active_seconds, timed_out)
         supervisor.say(
-            f"Going on from {name_of(restored)}: {restored.active_seconds:.0f} s of the time limit "
-            "are used."
+            f"Going on from {name_of(restored)}: {charged:.0f} s of the time limit are used."
         )
         _hand_in_again(supervisor, before)
         supervisor.save(
-            restored_checkpoint=restored,
-            charged_seconds=restored.active_seconds,
-            active_seconds=restored.active_seconds,
+            restored_checkpoint=restored, charged_seconds=charged, active_seconds=charged
         )
     marker.touch()
 

@@ -291,6 +291,11 @@ def time_limit_of(attempt: Attempt) -> timedelta:
     return attempt.run.group.time_limit or settings.DEFAULT_TIME_LIMIT
 
 
+def step_timeout_of(attempt: Attempt) -> timedelta:
+    """Of active agent time."""
+    return attempt.run.group.step_timeout or settings.DEFAULT_STEP_TIMEOUT
+
+
 def expected(needs: Iterable[Need], queued: dict[int, Attempt]) -> list[Need]:
     """The needs with what earlier runs of the same agent on the same competition took."""
     agents = {attempt.run.group.agent_id for attempt in queued.values()}
@@ -382,12 +387,12 @@ def offer_of(host: Host) -> Offer:
         free_gpus=tuple(gpu.uuid for gpu in gpus if gpu.uuid not in leased),
         draining=host.is_draining,
         put_aside=host.put_aside,
+        accepts_privileged=host.accepts_privileged,
     )
 
 
 def online_offers() -> list[Offer]:
     at = hosts.now()
-        accepts_privileged=host.accepts_privileged,
     return [offer_of(host) for host in Host.objects.all() if host.is_online(at)]
 
 

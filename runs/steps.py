@@ -62,6 +62,10 @@ class Feed:
     overall: Metric | None = None
     # The step of the last `checkpoint` that it said; -1: one without a number.
     checkpoint: int | None = None
+    # The process that does the running step, where the agent names one; as its container calls it.
+    process: int | None = None
+    # When a step was marked as timed out and the agent has not gone on since: active seconds.
+    ending_since: float | None = None
 
     @classmethod
     def of(cls, row: dict[str, Any]) -> "Feed":
@@ -122,8 +126,10 @@ class StepPart:
 
         What the agent says of its end later does not change that. Raises Replaced.
         """
-        step = self.ledger.time_out(watch.active())
+        active = round(watch.active(), 3)
+        step = self.ledger.time_out(active)
         if step is not None:
+            self.feed.ending_since = active
             self._write(watch)
         return step
 
@@ -200,6 +206,8 @@ class StepPart:
         self._said_until = said
         if event.word == Word.CHECKPOINT:
             self.feed.checkpoint = -1 if event.step is None else event.step
+        elif event.word in (Word.STEP_STARTED, Word.STEP_FINISHED):
+            self.feed.process, self.feed.ending_since = event.process, None
         self.ledger.take(event, round(said, 3))
         self.ledger.thin_out()
 

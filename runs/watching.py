@@ -68,15 +68,15 @@ class Part(Protocol):
     """Something else that is watched beside the container: steps, checkpoints, snapshots.
 
     `look` is called every `every` seconds and may end the run; `last` once when the agent has
-    ended, with the container still there and its files complete. Neither may take longer than
-    some seconds without calling `supervisor.tick()`.
+    ended, with the container still there and its files complete, and may say better how it ended.
+    Neither may take longer than some seconds without calling `supervisor.tick()`.
     """
 
     every: float
 
     def look(self, watch: "Watch") -> Ending | None: ...
 
-    def last(self, watch: "Watch", ending: Ending) -> None: ...
+    def last(self, watch: "Watch", ending: Ending) -> Ending | None: ...
 
 
 class Watch:
@@ -133,7 +133,7 @@ class Watch:
                 self.pauser.let_go()
                 self.save_pauses()
                 for part in self.parts:
-                    part.last(self, ending)
+                    ending = part.last(self, ending) or ending
                 return ending
             time.sleep(pace(self.active()))
 

@@ -50,6 +50,7 @@ from runs.patience import Heart, engine_patiently, patiently
 from runs.pausing import Pauser
 from runs.queue import Lease
 from runs.snapshots import SnapshotPart
+from runs.step_timeouts import StepTimeoutPart
 from runs.steps import StepPart
 from runs.validation import ask_to_serve
 from runs.watching import Ending, Part, Watch
@@ -229,7 +230,8 @@ class Supervisor:
     def parts(self) -> list[Part]:
         """What is watched beside the container."""
         # Steps before checkpoints: the last one that the agent said is saved at its end.
-        return [SnapshotPart(), StepPart(self), CheckpointPart(self)]
+        # A step that is ended goes on from what is saved by then.
+        return [SnapshotPart(), StepPart(self), CheckpointPart(self), StepTimeoutPart(self)]
 
     # ------------------------------------------------------------------ an engine that is silent
 
@@ -693,7 +695,12 @@ class Supervisor:
             engine_settings=self.limits.admin,
             agent_args=(
                 *agent_env.agent_arguments(
-                    placeholders.filled(group.agent_kwargs, secrets), agent.kwargs_type
+                    agent_env.with_step_timeout(
+                        placeholders.filled(group.agent_kwargs, secrets),
+                        self.manifest.step_timeout.kwarg,
+                        queue.step_timeout_of(attempt).total_seconds(),
+                    ),
+                    agent.kwargs_type,
                 ),
                 *(self.manifest.resume.args if attempt.restored_checkpoint_id else ()),
             ),

@@ -71,7 +71,7 @@ def what_to_do(step: Overdue, *, limit: float) -> Act:
     return Act.GO_ON if step.can_go_on else Act.END
 
 
-def charged(checkpoint: float, timed_out: Iterable[float]) -> float:
+def charged_seconds(checkpoint: float, timed_out: Iterable[float]) -> float:
     """Active time that a resumed attempt begins with: up to its checkpoint, and what the steps
     took that ran too long in attempts before. That is the agent's own doing and not the fleet's;
     were it free, an agent that hangs at every second step would never reach its time limit.

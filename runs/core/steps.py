@@ -77,6 +77,8 @@ class Event:
     name: str = ""
     metric: Metric | None = None
     error: str = ""
+    # Of a step's start: the process that does it, as its container calls it.
+    process: int | None = None
     # A probe's guess: the next step begins where the last one ended.
     is_assumed: bool = False
 
@@ -120,6 +122,7 @@ def parse(line: bytes, redact: Callable[[str], str] = str) -> Parsed:
         name=clean(redact(_text(row, "name", faults)), MAX_NAME),
         metric=_metric(row.get("metric"), redact, faults),
         error=clean(redact(_text(row, "error", faults)), MAX_ERROR),
+        process=_count(row, "pid", faults),
     )
     return Parsed(event, faults[0] if faults else "")
 

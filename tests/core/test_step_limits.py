@@ -7,7 +7,7 @@ from runs.core.step_limits import (
     INTERRUPT_GRACE,
     Act,
     Overdue,
-    charged,
+    charged_seconds,
     limit_of,
     what_to_do,
 )
@@ -83,6 +83,6 @@ def test_an_agent_that_ends_its_steps_itself_has_time_to_do_so() -> None:
 
 
 def test_a_step_that_hung_is_charged_and_what_was_lost_otherwise_is_not() -> None:
-    assert charged(100, []) == 100
-    assert charged(100, [700, 400]) == 700
-    assert charged(900, [700]) == 900
+    assert charged_seconds(100, []) == 100
+    assert charged_seconds(100, [700, 400]) == 700
+    assert charged_seconds(900, [700]) == 900

@@ -11,6 +11,8 @@ In the environment:
     MARATHON_TROUBLE_ATTEMPTS=0     only in so many attempts of the run; 0: in all
     MARATHON_IGNORE_SIGTERM=0       1: SIGTERM does nothing
     MARATHON_STEP_PROCESS=0         1: each step is a process of its own, and may be killed
+    MARATHON_SIGINT=                it names the process of each step in its events, and SIGINT:
+                                    catch: ends the step; ignore: does nothing
 
 On SIGTERM it writes a checkpoint and ends. Standard library only, Python 3.11 or newer.
 """
@@ -31,6 +33,10 @@ CHECKPOINT = Path(os.environ.get("MLE_CHECKPOINT_DIR", "/home/ckpt"))
 EVENTS = os.environ.get("MLE_EVENTS_FILE", "")
 TROUBLES = ("hang", "crash", "memory", "disk")
 FILL_BYTES = 2**24
+
+
+class StepEnded(Exception):
+    """SIGINT in the middle of a step."""
 
 
 class ToldWrong(Exception):
@@ -62,6 +68,13 @@ def trouble() -> tuple[str, int]:
     return what, int(step)
 
 
+def sigint() -> str:
+    told = os.environ.get("MARATHON_SIGINT", "")
+    if told not in ("", "catch", "ignore"):
+        raise ToldWrong(f"MARATHON_SIGINT={told!r}: write catch or ignore")
+    return told
+
+
 def event(kind: str, **fields: object) -> None:
     if EVENTS:
         with open(EVENTS, "a") as file:
@@ -77,6 +90,8 @@ class Marathon:
         self.padding = int(number("MARATHON_CHECKPOINT_BYTES", 0))
         self.trouble, self.trouble_step = trouble()
         self.has_processes = number("MARATHON_STEP_PROCESS", 0) > 0
+        self.sigint = sigint()
+        self.is_in_step = False
         self.done = 0
         self.lines = 0
 
@@ -118,11 +133,14 @@ class Marathon:
             event("submission", path=str(SUBMISSION))
 
     def step(self, step: int) -> None:
-        name = f"step {step}"
-        event("step_started", step=step, total=self.steps, name=name)
-        if step == self.trouble_step:
-            self.get_into_trouble()
-        was_killed = self.work()
+        name = f"lap {step}"
+        self.is_in_step = True
+        try:
+            process = self.begin(step, name)
+            error = self.work(process)
+        except StepEnded:
+            error = "interrupted"
+        self.is_in_step = False
         for _ in range(self.lines_a_step):
             self.lines += 1
             print(f"line {self.lines} of step {step}", flush=True)
@@ -133,24 +151,39 @@ class Marathon:
             step=step,
             total=self.steps,
             name=name,
-            **({"error": "killed"} if was_killed else {"metric": metric}),
+            **({"error": error} if error else {"metric": metric}),
         )
         if self.every and step % self.every == 0:
             self.save()
 
-    def work(self) -> bool:
-        """Whether the step's own process was killed."""
-        if not self.has_processes:
+    def begin(self, step: int, name: str) -> "subprocess.Popen[bytes] | None":
+        """The step's own process, where it has one. In trouble this may not come back."""
+        is_in_trouble = step == self.trouble_step
+        hangs = is_in_trouble and self.trouble == "hang" and self.has_processes
+        process = None
+        if self.has_processes:
+            program = Path(__file__).with_name("marathon_step.py")
+            seconds = 3600 if hangs else self.seconds
+            words = [sys.executable, str(program), str(seconds), self.sigint]
+            process = subprocess.Popen(words)
+        named = {"pid": process.pid if process else os.getpid()} if self.sigint else {}
+        event("step_started", step=step, total=self.steps, name=name, **named)
+        if is_in_trouble:
+            print(f"Trouble at step {step}: {self.trouble}.", flush=True)
+            if not hangs:
+                self.get_into_trouble()
+        return process
+
+    def work(self, process: "subprocess.Popen[bytes] | None") -> str:
+        """What went wrong, or ""."""
+        if process is None:
             time.sleep(self.seconds)
-            return False
-        program = Path(__file__).with_name("marathon_step.py")
-        done = subprocess.run([sys.executable, str(program), str(self.seconds)], check=False)
-        if done.returncode:
-            print(f"The step's process ended with {done.returncode}.", flush=True)
-        return done.returncode != 0
+        elif code := process.wait():
+            print(f"The step's process ended with {code}.", flush=True)
+            return "killed"
+        return ""
 
     def get_into_trouble(self) -> None:
-        print(f"Trouble at step {self.trouble_step}: {self.trouble}.", flush=True)
         match self.trouble:
             case "crash":
                 raise RuntimeError("It was told to crash.")
@@ -187,8 +220,15 @@ def main() -> None:
             marathon.save()
         sys.exit(143)
 
+    def end_step(_number: int, _frame: FrameType | None) -> None:
+        if marathon.is_in_step:
+            raise StepEnded
+
     ignore = number("MARATHON_IGNORE_SIGTERM", 0) > 0
     signal.signal(signal.SIGTERM, signal.SIG_IGN if ignore else end)
+    if marathon.sigint:
+        catches = marathon.sigint == "catch"
+        signal.signal(signal.SIGINT, end_step if catches else signal.SIG_IGN)
     marathon.run()
 
 

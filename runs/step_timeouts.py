@@ -1,0 +1,180 @@
+"""The watch's part that ends a step which takes too long.
+
+First by a signal to the step's own process, where one is known and there; else, or where that does
+not help, by a stop of the container, from whose last checkpoint another attempt goes on. The rungs
+are in runs/core/step_limits.py and docs/states.md.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from runs import checkpoints, queue
+from runs.containers import EngineFailure
+from runs.core.failures import Cause
+from runs.core.states import Outcome
+from runs.core.step_limits import IN_A_ROW, Act, Overdue, limit_of, what_to_do
+from runs.core.step_processes import AgentProcess, of_the_step, with_all_below
+from runs.core.steps import StepState, timeouts_in_a_row
+from runs.models import Attempt
+from runs.patience import patiently
+from runs.steps import StepPart, ends_of, part_of
+from runs.watching import Ending, Watch
+
+if TYPE_CHECKING:
+    from runs.worker import Supervisor
+
+LOOK_EVERY = 1.0
+# After these the next attempt followed by itself; after any other a person asked for it.
+FOLLOWED = (Outcome.CONTINUED, Outcome.INFRASTRUCTURE_FAILED)
+ORDINALS = {1: "first", 2: "second", 3: "third"}
+
+
+class StepTimeoutPart:
+    every = LOOK_EVERY
+
+    def __init__(self, supervisor: "Supervisor") -> None:
+        self.supervisor = supervisor
+        self.manifest = supervisor.manifest
+        self.timeout = queue.step_timeout_of(supervisor.attempt).total_seconds()
+        self.limit = limit_of(self.timeout, is_native=self.manifest.step_timeout.how == "native")
+
+    # ------------------------------------------------------------------ the watch's calls
+
+    def look(self, watch: Watch) -> Ending | None:
+        steps = part_of(watch)
+        if steps is None or watch.pauser.is_holding or not self._is_over(watch, steps):
+            return None
+        # Once more: it may have ended since the last look.
+        steps.look(watch)
+        if not self._is_over(watch, steps):
+            return None
+        try:
+            return self._climb(watch, steps)
+        except EngineFailure as failure:
+            # Nothing was sent; the next look tries again.
+            self.supervisor.engine_is_silent(failure)
+            return None
+
+    def last(self, watch: Watch, ending: Ending) -> Ending | None:
+        """An agent that its step took with it: the step timed out, it did not crash by itself."""
+        steps = part_of(watch)
+        if steps is None or steps.feed.ending_since is None:
+            return None
+        if not ending.ended_by_itself or ending.exit_code == 0 or ending.memory_killed:
+            return None
+        in_a_row = self._in_a_row()
+        detail = f"{self._words(steps)} The agent ended with it."
+        # What it could save is saved by now.
+        can_go_on = patiently(self.supervisor.attempt.can_go_on, tick=self.supervisor.tick)
+        if in_a_row < IN_A_ROW and can_go_on:
+            self.supervisor.save(goes_on=True, cause=Cause.STEP_TIMEOUT, cause_detail=detail)
+        else:
+            detail = f"{detail} {self._why_it_ends(in_a_row)}"
+        return replace(ending, cause=Cause.STEP_TIMEOUT, detail=detail)
+
+    # ------------------------------------------------------------------ the ladder
+
+    def _is_over(self, watch: Watch, steps: StepPart) -> bool:
+        if steps.feed.ending_since is not None:
+            return True
+        running = steps.running
+        return running is not None and _seconds(watch, running) >= self.limit
+
+    def _climb(self, watch: Watch, steps: StepPart) -> Ending | None:
+        since = steps.feed.ending_since
+        running = steps.running
+        processes, own = self._processes(watch, steps)
+        in_a_row = self._in_a_row() + (since is None)
+        step = Overdue(
+            seconds=_seconds(watch, running) if running else 0,
+            ending_for=None if since is None else watch.active() - since,
+            in_a_row=in_a_row,
+            has_own_process=self._has_own_process(steps),
+            process_is_there=bool(own),
+            # Only asked for where it matters: a save may take a while.
+            can_go_on=True,
+        )
+        act = what_to_do(step, limit=self.limit)
+        if act == Act.GO_ON and not self._can_go_on(watch):
+            act = what_to_do(replace(step, can_go_on=False), limit=self.limit)
+        if act == Act.WAIT:
+            return None
+        if since is None:
+            steps.time_out(watch)
+        words = self._words(steps)
+        match act:
+            case Act.INTERRUPT:
+                self._send(watch, own, "INT", f"{words} Interrupted: ")
+            case Act.KILL:
+                self._send(watch, with_all_below(own, processes), "KILL", "It went on. Killed: ")
+            case Act.GO_ON:
+                return watch.go_on_from_checkpoint(Cause.STEP_TIMEOUT, words)
+            case Act.END:
+                return watch.stop(Cause.STEP_TIMEOUT, f"{words} {self._why_it_ends(in_a_row)}")
+        return None
+
+    def _has_own_process(self, steps: StepPart) -> bool:
+        return bool(self.manifest.step_process) or steps.feed.process is not None
+
+    def _processes(
+        self, watch: Watch, steps: StepPart
+    ) -> tuple[Sequence[AgentProcess], list[AgentProcess]]:
+        """The agent's processes, and of these the running step's own. Raises EngineFailure."""
+        if not self._has_own_process(steps):
+            return [], []
+        found = watch.engine.agent_processes(watch.container)
+        return found, of_the_step(found, self.manifest.step_process, steps.feed.process)
+
+    def _send(
+        self, watch: Watch, processes: Sequence[AgentProcess], signal: str, words: str
+    ) -> None:
+        sent = watch.engine.signal_processes(watch.container, processes, signal)
+        if sent:
+            ids = ", ".join(str(each.pid) for each in processes)
+            self.supervisor.say(f"{words}process {ids} in its container.")
+
+    def _in_a_row(self) -> int:
+        """Step timeouts that are marked, with no finished step after them."""
+        return patiently(
+            lambda: in_a_row(self.supervisor.attempt), tick=self.supervisor.tick, what="steps"
+        )
+
+    def _can_go_on(self, watch: Watch) -> bool:
+        """Whether there is a checkpoint to go on from; made now where there is none yet."""
+        attempt, tick = self.supervisor.attempt, self.supervisor.tick
+        if not patiently(attempt.can_go_on, tick=tick, what="checkpoints"):
+            checkpoints.save_now(watch)
+        return patiently(attempt.can_go_on, tick=tick, what="checkpoints")
+
+    # ------------------------------------------------------------------ words
+
+    def _words(self, steps: StepPart) -> str:
+        step = max(steps.ledger.steps.values(), key=lambda each: each.began or 0)
+        name = f" ({step.name})" if step.name else ""
+        return f"Step {step.number}{name} took longer than {self.timeout:.0f} s."
+
+    def _why_it_ends(self, in_a_row: int) -> str:
+        if in_a_row >= IN_A_ROW:
+            return f"It is the {ORDINALS.get(in_a_row, f'{in_a_row}th')} step timeout in a row."
+        return "There is no checkpoint to go on from."
+
+
+def _seconds(watch: Watch, step: StepState) -> float:
+    """How long a running step has run, of active time."""
+    return watch.active() - step.began if step.began is not None else 0.0
+
+
+def in_a_row(attempt: Attempt) -> int:
+    """Step timeouts of the run with no finished step after them, this attempt's too.
+
+    Over the attempts that followed each other by themselves: who asks for a re-run begins anew.
+    Costs two queries.
+    """
+    line = [attempt.pk]
+    before = Attempt.objects.filter(run=attempt.run_id, number__lt=attempt.number)
+    for key, outcome in before.order_by("-number").values_list("pk", "outcome"):
+        if outcome not in FOLLOWED:
+            break
+        line.append(key)
+    return timeouts_in_a_row(ends_of(line))
