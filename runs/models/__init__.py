@@ -11,8 +11,8 @@ from runs.models.history import Move, Requeue
 from runs.models.imports import Import, SealedRun, seal_imported
 from runs.models.leases import GpuLease
 from runs.models.logs import LogSegment
-from runs.models.results import GradingReport, SubmissionSnapshot
 from runs.models.regrades import Regrade, RegradeJob, RegradeJobQuerySet
+from runs.models.results import GradingReport, SubmissionSnapshot
 from runs.models.steps import Step, StepQuerySet
 
 __all__ = [
@@ -28,16 +28,16 @@ __all__ = [
     "Installation",
     "LogSegment",
     "Move",
-    "Replaced",
-    "Requeue",
     "Regrade",
     "RegradeJob",
     "RegradeJobQuerySet",
+    "Replaced",
+    "Requeue",
     "Run",
     "RunGroup",
+    "SealedRun",
     "Step",
     "StepQuerySet",
-    "SealedRun",
     "SubmissionSnapshot",
     "choices_of",
     "seal_imported",
