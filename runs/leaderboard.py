@@ -303,6 +303,12 @@ def hardware_of(measured: Mapping[str, Any]) -> Hardware:
     )
 
 
+def is_agents_own_end(attempt: Attempt) -> bool:
+    if attempt.outcome == Outcome.AGENT_FAILED:
+        return True
+    return attempt.outcome == Outcome.CANCELLED and attempt.agent_started_at is not None
+
+
 def load(
     split: Split,
     *,
