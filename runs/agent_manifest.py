@@ -62,7 +62,7 @@ class AgentManifest:
     state_mounts: tuple[str, ...] = ()
     resume: Resume = Resume()
     step_timeout: StepTimeout = StepTimeout()
-    # A regular expression for the command line of the process that does a step.
+    # A regular expression that the command line of the process that does a step begins with.
     step_process: str = ""
     # Saved this often; None: only at the agent's word.
     checkpoint_every: timedelta | None = None

@@ -556,6 +556,12 @@ def limit_of(one: Counted) -> timedelta | None:
     return one.run.group.time_limit
 
 
+def step_timeout_of(one: Counted) -> timedelta | None:
+    if one.attempt and one.attempt.asked.step_timeout_s:
+        return timedelta(seconds=one.attempt.asked.step_timeout_s)
+    return one.run.group.step_timeout
+
+
 def what_is_mixed(runs: list[Counted], groups: list[RunGroup]) -> list[str]:
     """What should be one thing within an experiment and is not."""
     images = {one.attempt.image_id for one in runs if one.attempt and one.attempt.image_id}
@@ -565,7 +571,8 @@ def what_is_mixed(runs: list[Counted], groups: list[RunGroup]) -> list[str]:
             repr(sorted(group.container_settings.items())) + group.runtime for group in groups
         },
         "time limit": {limit_of(one) for one in runs} | {group.time_limit for group in groups},
-        "step timeout": {group.step_timeout for group in groups},
+        "step timeout": {step_timeout_of(one) for one in runs}
+        | {group.step_timeout for group in groups},
         "image": images,
     }
     return [name for name, values in compared.items() if len(values) > 1]

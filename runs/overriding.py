@@ -9,7 +9,7 @@ from runs.core.overrides import Overrides, is_class_of
 from runs.models import Run
 from runs.request import LONGEST_S, FieldError, RequestInvalid
 
-FIELDS = ("host", "gpu", "time_limit_s", "memory_bytes")
+FIELDS = ("host", "gpu", "time_limit_s", "step_timeout_s", "memory_bytes")
 # Below this the validation relay in the container has no room.
 LEAST_MEMORY_BYTES = 128 * 2**20
 
@@ -43,7 +43,7 @@ def _wrong(name: str, value: Any, runs: Iterable[Run]) -> FieldError | None:
     # True is a whole number to Python, not to a person.
     if not isinstance(value, int) or isinstance(value, bool):
         return FieldError(field, "Write a whole number.")
-    if name == "time_limit_s":
+    if name in ("time_limit_s", "step_timeout_s"):
         if not 1 <= value <= LONGEST_S:
             return FieldError(field, f"Write seconds from 1 to {LONGEST_S}.")
         return None

@@ -293,6 +293,8 @@ def time_limit_of(attempt: Attempt) -> timedelta:
 
 def step_timeout_of(attempt: Attempt) -> timedelta:
     """Of active agent time."""
+    if attempt.asked.step_timeout_s:
+        return timedelta(seconds=attempt.asked.step_timeout_s)
     return attempt.run.group.step_timeout or settings.DEFAULT_STEP_TIMEOUT
 
 

@@ -69,7 +69,7 @@ class Rerun(Asked):
     overrides: dict[str, Any] = Field(
         default={},
         description="in place of the group's settings: host (its name), gpu (class, as A10), "
-        "time_limit_s, memory_bytes",
+        "time_limit_s, step_timeout_s, memory_bytes",
         examples=[{"host": "box-2", "time_limit_s": 86400}],
     )
 

@@ -66,7 +66,10 @@ EXPLAINED: dict[Cause, tuple[str, str]] = {
         "Give the container config a higher mem_limit, or run fewer at once on the host.",
     ),
     Cause.TIME_LIMIT: ("The time limit was reached.", "Raise the time limit of the run group."),
-    Cause.STEP_TIMEOUT: ("A step took longer than allowed.", "Raise the step timeout."),
+    Cause.STEP_TIMEOUT: (
+        "A step took longer than allowed.",
+        "Raise the step timeout, of the run group or of this run when it is run again.",
+    ),
     Cause.STALLED: ("The agent gave no sign of life.", "Read where its log stops."),
     Cause.OUTPUT_QUOTA: ("The agent wrote more than allowed.", "Raise OUTPUT_QUOTA_GIB."),
     Cause.NO_SUBMISSION: ("The agent ended without a submission.", "Read its log."),

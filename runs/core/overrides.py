@@ -14,6 +14,7 @@ class Overrides:
     # Part of a GPU's model name, in any case: "A10" or "H100".
     gpu: str | None = None
     time_limit_s: int | None = None
+    step_timeout_s: int | None = None
     memory_bytes: int | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -27,7 +28,8 @@ class Overrides:
     @property
     def changes_conditions(self) -> bool:
         """A result under them is not comparable with the rest of its group."""
-        return self.time_limit_s is not None or self.memory_bytes is not None
+        changed = (self.time_limit_s, self.step_timeout_s, self.memory_bytes)
+        return any(value is not None for value in changed)
 
     def words(self) -> list[str]:
         """Each in a few words, for a page."""
@@ -38,6 +40,8 @@ class Overrides:
             said.append(f"GPU {self.gpu}")
         if self.time_limit_s is not None:
             said.append(f"time limit {self.time_limit_s / 3600:.4g} h")
+        if self.step_timeout_s is not None:
+            said.append(f"step timeout {self.step_timeout_s / 3600:.4g} h")
         if self.memory_bytes is not None:
             said.append(f"memory {self.memory_bytes / 2**30:.4g} GiB")
         return said

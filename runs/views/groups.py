@@ -380,6 +380,7 @@ def overrides_in(request: SignedInRequest, runs: list[Run]) -> Overrides:
     }
     for field, name, unit in (
         ("time_limit_hours", "time_limit_s", 3600),
+        ("step_timeout_hours", "step_timeout_s", 3600),
         ("memory_gib", "memory_bytes", 2**30),
     ):
         if text := request.POST.get(field, "").strip():

@@ -445,6 +445,7 @@ def test_a_cancelled_run_may_be_run_again(api: ApiClient, group: RunGroup) -> No
         ({"which": "failed", "overrides": {"gpu": 10}}, "overrides.gpu"),
         ({"which": "failed", "overrides": {"time_limit_s": 0}}, "overrides.time_limit_s"),
         ({"which": "failed", "overrides": {"time_limit_s": True}}, "overrides.time_limit_s"),
+        ({"which": "failed", "overrides": {"step_timeout_s": -1}}, "overrides.step_timeout_s"),
         ({"which": "failed", "overrides": {"memory_bytes": 1}}, "overrides.memory_bytes"),
         ({"which": "failed", "overrides": {"cpus": 4}}, "overrides.cpus"),
         ({"which": "failed", "overrides": []}, "overrides"),

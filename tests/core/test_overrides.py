@@ -24,12 +24,12 @@ def test_a_gpu_class_is_whole_words_of_the_model(wanted: str, model: str, fits: 
 
 
 def test_an_attempt_keeps_only_what_was_asked_for() -> None:
-    asked = Overrides(gpu="A10", time_limit_s=5400)
+    asked = Overrides(gpu="A10", time_limit_s=5400, step_timeout_s=1800)
 
-    assert asked.as_json() == {"gpu": "A10", "time_limit_s": 5400}
+    assert asked.as_json() == {"gpu": "A10", "time_limit_s": 5400, "step_timeout_s": 1800}
     assert Overrides.of(asked.as_json()) == asked
     assert Overrides().as_json() == {}
-    assert asked.words() == ["GPU A10", "time limit 1.5 h"]
+    assert asked.words() == ["GPU A10", "time limit 1.5 h", "step timeout 0.5 h"]
     assert asked.changes_conditions
     assert not Overrides(host="box").changes_conditions
 

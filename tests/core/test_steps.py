@@ -43,6 +43,11 @@ def line(**fields: object) -> bytes:
             id="step started",
         ),
         pytest.param(
+            line(type="step_started", step=3, pid=41),
+            Event(Word.STEP_STARTED, 1.5, 3, process=41),
+            id="step started, with its process",
+        ),
+        pytest.param(
             line(
                 type="step_finished",
                 step=3,

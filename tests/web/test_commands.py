@@ -245,9 +245,10 @@ def test_a_rerun_takes_overrides_and_names_the_wrong_one(lab: Host) -> None:
 
     with pytest.raises(CommandError, match="--host: There is no host 'nowhere'"):
         manage("rerun", str(run.group_id), "--which", "failed", "--host", "nowhere")
-    manage("rerun", str(run.group_id), "--which", "failed", "--time-limit-hours", "2")
+    limits = ("--time-limit-hours", "2", "--step-timeout-hours", "0.5")
+    manage("rerun", str(run.group_id), "--which", "failed", *limits)
 
-    assert run.newest_attempt().overrides == {"time_limit_s": 7200}
+    assert run.newest_attempt().overrides == {"time_limit_s": 7200, "step_timeout_s": 1800}
 
 
 # --------------------------------------------------------------------------------------- drain

@@ -124,9 +124,11 @@ def test_a_rerun_takes_another_host_and_limit(world: World) -> None:
     )
     assert "is no number" in wrong.content.decode()
     assert run.attempts.count() == 1
-    client.post(reverse("rerun_run", args=[run.pk]), {"host": "box-2", "time_limit_hours": "0.5"})
+    asked = {"host": "box-2", "time_limit_hours": "0.5", "step_timeout_hours": "0.25"}
+    client.post(reverse("rerun_run", args=[run.pk]), asked)
 
-    assert run.newest_attempt().overrides == {"host": "box-2", "time_limit_s": 1800}
+    overrides = {"host": "box-2", "time_limit_s": 1800, "step_timeout_s": 900}
+    assert run.newest_attempt().overrides == overrides
     assert "on box-2" in client.get(run.get_absolute_url()).content.decode()
 
 

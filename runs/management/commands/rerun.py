@@ -17,17 +17,22 @@ OVERRIDES = {
     "overrides.host": "--host",
     "overrides.gpu": "--gpu",
     "overrides.time_limit_s": "--time-limit-hours",
+    "overrides.step_timeout_s": "--step-timeout-hours",
     "overrides.memory_bytes": "--memory-gib",
 }
 
 
 def overrides_in(options: dict[str, Any]) -> dict[str, Any]:
-    hours, gibibytes = options["time_limit_hours"], options["memory_gib"]
+    def whole(name: str, unit: int) -> int | None:
+        value = options[name]
+        return None if value is None else round(value * unit)
+
     return {
         "host": options["host"],
         "gpu": options["gpu"],
-        "time_limit_s": round(hours * 3600) if hours is not None else None,
-        "memory_bytes": round(gibibytes * 2**30) if gibibytes is not None else None,
+        "time_limit_s": whole("time_limit_hours", 3600),
+        "step_timeout_s": whole("step_timeout_hours", 3600),
+        "memory_bytes": whole("memory_gib", 2**30),
     }
 
 
@@ -50,6 +55,7 @@ class Command(BaseCommand):
         parser.add_argument("--host", help="run on this host only")
         parser.add_argument("--gpu", help="class of GPU, as A10, for configs that ask for one")
         parser.add_argument("--time-limit-hours", type=float, help="in place of the group's")
+        parser.add_argument("--step-timeout-hours", type=float, help="in place of the group's")
         parser.add_argument("--memory-gib", type=float, help="in place of the container config's")
         parser.add_argument("--format", choices=("text", "json"), default="text")
         add_user(parser)
