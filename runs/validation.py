@@ -106,7 +106,10 @@ class ValidationService:
             self.serve(attempt_id)
 
     def serve(self, attempt_id: int) -> None:
-        """Listen for an attempt; does nothing when its socket is there. Raises OSError."""
+        """Listen for an attempt; does nothing when its socket is there, or its folder is not.
+
+        Raises OSError.
+        """
         with self._lock:
             server = self._servers.get(attempt_id)
             if server and server.path.exists():
@@ -115,7 +118,10 @@ class ValidationService:
                 server.end()
             attempt = Attempt.objects.select_related("run__competition").get(pk=attempt_id)
             folder = Workspace.for_attempt(attempt_id).socket_dir
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if not folder.is_dir():
+                # Its supervisor makes it before the container, and removes it after the end: here
+                # it would come back for good.
+                return
             server = AttemptServer(folder / "v", attempt_id, attempt.run.competition)
             server.begin()
             self._servers[attempt_id] = server

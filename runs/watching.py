@@ -97,6 +97,8 @@ class Watch:
         self.last_sign = now
         self.cpu_seconds: float | None = None
         self.full_disk_at = float("-inf")
+        # At the last look no process of the agent was left.
+        self.was_gone = False
         self.usage: dict[str, object] = {}
         self.due: dict[object, float] = dict.fromkeys(
             ("row", "ship", "look", "usage", "output"), 0.0
@@ -290,14 +292,27 @@ class Watch:
             self.supervisor.memory_kills = self.engine.memory_kills(self.container) or 0
             started = time.monotonic() - self.began > AGENT_APPEARS_WITHIN
             if started and not self.engine.agent_is_alive(self.container):
-                code = self.workspace.agent_exit_code()
-                return self.ended_by_itself(code)
+                return self.agent_is_gone()
         except EngineFailure as failure:
             # The container may well be healthy: losing sight of it is no reason to end it.
+            self.was_gone = False
             self.supervisor.engine_is_silent(failure)
             return None
+        self.was_gone = False
         self.supervisor.engine_answers()
         return None
+
+    def agent_is_gone(self) -> Ending | None:
+        """No process of the agent is left in a container that runs.
+
+        Without an exit code it takes a second look: a container that is killed loses its processes
+        a moment before the engine says so, and that is no end of the agent's own.
+        """
+        code = self.workspace.agent_exit_code()
+        if code is None and not self.was_gone:
+            self.was_gone = True
+            return None
+        return self.ended_by_itself(code)
 
     def measure(self) -> None:
         try:

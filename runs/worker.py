@@ -5,6 +5,7 @@ followed by one that adopts the attempt and continues (docs/states.md has the li
 points). Every write is conditional on the lease token.
 """
 
+import errno
 import os
 import shutil
 import time
@@ -220,6 +221,7 @@ class Supervisor:
             if self.attempt.state == new and self.attempt.lease_token == self.token:
                 # The outage came after the commit of an earlier try.
                 return
+            self.stay_holder()
             self.attempt.move(new, token=self.token, by=self.host.name, **fields)
 
         patiently(act, tick=self.tick, what=f"move to {new}")
@@ -360,8 +362,7 @@ class Supervisor:
             self.stop_with(Ending(cause=Cause.SECRET_MISSING, detail=str(error)))
             return
         except OSError as error:
-            cause = Cause.DISK_FULL if self.disk_is_full() else Cause.PRODUCT_ERROR
-            self.stop_with(Ending(cause=cause, detail=str(error)))
+            self.stop_with(Ending(cause=self.cause_of_write(error), detail=str(error)))
             return
         self.say(f"Container {container[:12]} started on {self.host.name}; the agent runs.")
         self.move(State.RUNNING, agent_started_at=Now(), timings=self.timings)
@@ -406,8 +407,13 @@ class Supervisor:
     def refresh(self) -> None:
         """Read the row again. Raises Replaced when this token does not hold it any more."""
         patiently(self.attempt.refresh_from_db, tick=self.tick, what="refresh")
+        self.stay_holder()
+
+    def stay_holder(self) -> None:
+        """Raises Replaced when the row, as it was read last, is another's, or has been sealed by
+        somebody else: under this very token, when this host was silent for too long."""
         if not self.attempt.is_held_by(self.token):
-            raise Replaced(f"Another supervisor holds {self.attempt}.")
+            raise Replaced(f"Another supervisor holds {self.attempt}, or it was sealed.")
 
     def stop_with(self, ending: Ending) -> None:
         """Move to collecting with how it ended; from here the container is asked nothing more."""
@@ -444,7 +450,7 @@ class Supervisor:
         except OSError as error:
             # The agent had ended by itself only if nothing of it is missing.
             extra = {
-                "cause": Cause.DISK_FULL if self.disk_is_full() else Cause.PRODUCT_ERROR,
+                "cause": self.cause_of_write(error),
                 "cause_detail": f"Outputs could not be kept: {error}",
                 "ended_by_itself": False,
             }
@@ -580,8 +586,11 @@ class Supervisor:
 
         def act() -> None:
             self.attempt.refresh_from_db()
-            if self.attempt.state == State.ENDED and self.attempt.lease_token == self.token:
+            sealed_as = (self.attempt.outcome, self.attempt.cause)
+            if self.attempt.is_ended and sealed_as == (sealed.outcome, sealed.cause or ""):
+                # The outage came after the commit of an earlier try.
                 return
+            self.stay_holder()
             with transaction.atomic():
                 self.attempt.seal(
                     sealed,
@@ -620,6 +629,7 @@ class Supervisor:
         detail = self.redact(f"{type(error).__name__}: {error}")
         try:
             self.attempt.refresh_from_db()
+            self.stay_holder()
             self.attempt.seal(
                 Verdict(Outcome.INFRASTRUCTURE_FAILED, Cause.PRODUCT_ERROR),
                 token=self.token,
@@ -741,6 +751,11 @@ class Supervisor:
             else "process",
             "sandboxed": not self.group.why_unsandboxed,
         }
+
+    def cause_of_write(self, error: OSError) -> Cause:
+        """Why something could not be written: the host's disk, or the one that all hosts share."""
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT) or self.disk_is_full()
+        return Cause.DISK_FULL if is_full else Cause.PRODUCT_ERROR
 
     def disk_is_full(self) -> bool:
         return shutil.disk_usage(settings.ATTEMPTS_DIR).free < DISK_IS_FULL_BYTES

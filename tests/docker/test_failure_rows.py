@@ -18,8 +18,9 @@ from django.conf import settings as django_settings
 
 from mlebench_web.fleet import hosts
 from mlebench_web.fleet.models import Host
-from runs import layout, logs, queue, worker
+from runs import layout, logs, queue, watching, worker
 from runs.containers import engine_of
+from runs.containers.docker import DockerEngine
 from runs.core.failures import Cause
 from runs.core.states import Outcome, Result, RunState, State
 from runs.models import Attempt, Installation
@@ -377,6 +378,28 @@ def test_a_container_killed_from_outside_is_told_from_one_that_exited(road: Road
     attempt.refresh_from_db()
     assert attempt.cause == Cause.CONTAINER_KILLED
     road.engine.remove(attempt.container_id)
+
+
+def test_a_container_killed_between_two_looks_is_no_end_of_the_agents_own(
+    road: Road, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its processes are gone a moment before the engine says that it does not run."""
+    monkeypatch.setattr(watching, "AGENT_APPEARS_WITHIN", 0.0)
+    look = DockerEngine.agent_is_alive
+
+    def killed_just_before(engine: DockerEngine, container: str) -> bool:
+        engine.kill(container)
+        return look(engine, container)
+
+    monkeypatch.setattr(DockerEngine, "agent_is_alive", killed_just_before)
+
+    attempt = road.run(f"{PERFECT}; sleep 1000")
+
+    assert (attempt.outcome, attempt.cause) == (
+        Outcome.INFRASTRUCTURE_FAILED,
+        Cause.CONTAINER_KILLED,
+    )
+    assert attempt.run.newest_attempt().state == State.QUEUED
 
 
 def test_row_17_data_that_went_away_is_named(road: Road, settings: object) -> None:

@@ -72,6 +72,18 @@ def test_publishing_again_changes_nothing_but_what_is_new() -> None:
     assert sorted(str(path) for path in layout.group_folder(group).rglob("*")) == before
 
 
+def test_what_a_killed_writer_left_is_written_over() -> None:
+    run = finished_run(result=Result.VALID)
+    layout.publish(run.newest_attempt())
+    folder = layout.group_folder(run.group)
+    (folder / ".writing-metadata.json").write_text('{"half": ')
+
+    layout.publish(run.newest_attempt())
+
+    assert not list(folder.glob(".writing-*"))
+    assert json.loads((folder / "metadata.json").read_text())["run_group"] == folder.name
+
+
 def test_the_runs_folder_takes_no_second_copy_of_large_files() -> None:
     run = finished_run(result=Result.VALID)
 

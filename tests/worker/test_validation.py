@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -41,12 +42,15 @@ def competition(settings: Settings, tmp_path: Path) -> Competition:
 @pytest.fixture
 def attempt(competition: Competition, settings: Settings) -> Attempt:
     host = make_host(settings.HOST_NAME)
-    return make_run(
+    attempt = make_run(
         make_group(competitions=[competition]),
         competition=competition,
         state=State.RUNNING,
         host=host,
     ).newest_attempt()
+    # Its supervisor makes it before the container.
+    Workspace.for_attempt(attempt.pk).socket_dir.mkdir(parents=True, exist_ok=True)
+    return attempt
 
 
 @pytest.fixture
@@ -200,6 +204,7 @@ def test_one_attempts_many_connections_leave_others_alone(
         state=State.RUNNING,
         host=attempt.host,
     ).newest_attempt()
+    Workspace.for_attempt(other.pk).socket_dir.mkdir(parents=True, exist_ok=True)
     service.serve(attempt.pk)
     service.serve(other.pk)
     held = []
@@ -335,6 +340,18 @@ def test_a_socket_that_was_swept_away_comes_back(
     service.sync()
 
     assert ask(attempt, "GET", "/health")[0] == 200
+
+
+def test_the_folder_of_an_attempt_that_was_swept_stays_away(
+    service: ValidationService, attempt: Attempt
+) -> None:
+    """Its row was read a moment before it ended; nobody would remove the folder again."""
+    folder = Workspace.for_attempt(attempt.pk).socket_dir
+    shutil.rmtree(folder)
+
+    service.sync()
+
+    assert not folder.exists()
 
 
 def test_the_socket_of_a_killed_service_is_taken_over(
