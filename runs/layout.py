@@ -252,10 +252,11 @@ def stamp_of(group: RunGroup) -> str:
 
 
 def write_json(path: Path, content: dict[str, Any], *, indent: int) -> None:
-    """Whole or not at all, also with two writers at once."""
-    handle, name = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
-    with os.fdopen(handle, "w") as file:
+    """Whole or not at all. For the one who holds the folder's lock: what a writer that was killed
+    has left, the next one writes over."""
+    temporary = path.with_name(f".writing-{path.name}")
+    with temporary.open("w") as file:
         json.dump(content, file, indent=indent, allow_nan=False)
         # As any file that the process makes: readable for whoever reads the results.
         os.fchmod(file.fileno(), 0o644)
-    Path(name).replace(path)
+    temporary.replace(path)
