@@ -55,6 +55,8 @@ LOOK_EVERY = 0.5
 AGAIN_AFTER = 60.0
 # A last save is waited for this long; a storage that hangs must not keep the run from its end.
 LAST_SAVE_SECONDS = 900.0
+# Rows of checkpoints that are dropped, for each run: enough to see how often they were made.
+DROPPED_REMEMBERED = 100
 # Ours in an attempt's folder; containers see none of them.
 COPY, RESTORING, MARKER = "saving", "restoring", "restored"
 
@@ -240,7 +242,22 @@ def drop_old(attempt: Attempt, token: uuid.UUID) -> dict[int, str]:
         ]
         dropped = to_drop(found)
         Checkpoint.objects.filter(pk__in=dropped).update(path="")
+        forget_old(attempt)
     return {key: row.path for key, row in rows.items() if key not in dropped}
+
+
+def forget_old(attempt: Attempt) -> None:
+    """Remove the rows of all dropped ones but the newest: an agent may say one each second.
+
+    Those stay that an attempt began with, that are corrupt, and the newest of each attempt, from
+    which its numbers go on.
+    """
+    dropped = Checkpoint.objects.filter(attempt__run=attempt.run_id, path="", fault="")
+    kept = list(dropped.order_by("-id").values_list("pk", flat=True)[:DROPPED_REMEMBERED])
+    began_with = Attempt.objects.filter(restored_checkpoint__isnull=False, run=attempt.run_id)
+    newest = attempt.run.attempts.annotate(last=Max("checkpoints")).values_list("last", flat=True)
+    kept += [*began_with.values_list("restored_checkpoint", flat=True), *filter(None, newest)]
+    dropped.exclude(pk__in=kept).delete()
 
 
 def mark_corrupt(row: Checkpoint, why: str) -> None:

@@ -10,7 +10,7 @@ from ninja.responses import Status
 from mlebench_web.fleet import hosts
 from runs import contact, layout, logs, queue, resuming, submit
 from runs.api.app import ApiRequest, demand
-from runs.api.asked import LARGEST_ID, Nothing, Rerun
+from runs.api.asked import LARGEST_ID, Limit, Nothing, Offset, Rerun
 from runs.api.groups import requeue
 from runs.api.objects import (
     ArtifactObject,
@@ -20,13 +20,15 @@ from runs.api.objects import (
     Page,
     Requeued,
     RunObject,
+    StepObject,
     finite,
     whole,
     with_attempts,
 )
 from runs.api.once import once
+from runs.api.pages import page
 from runs.core.states import State
-from runs.models import Attempt, Checkpoint, LogSegment, Run
+from runs.models import Attempt, Checkpoint, LogSegment, Run, Step
 from runs.workspace import Refused, open_beneath
 
 router = Router(tags=["runs"])
@@ -62,6 +64,24 @@ def log(
         next_offset=window.end,
         total=window.total,
         first_line=window.first_line,
+    )
+
+
+@router.get("/runs/{int:pk}/steps", response=Page[StepObject])
+def steps(
+    request: ApiRequest, pk: int, limit: Limit, offset: Offset, attempt: int | None = None
+) -> Page[StepObject]:
+    """Of all its attempts, or of one, in their order. Of very many the older are thinned out."""
+    row = _run(pk)
+    rows = Step.objects.filter(attempt__run=row).select_related("attempt").in_order()
+    if attempt is not None:
+        rows = rows.filter(attempt=_attempt(row, attempt))
+    return page(
+        request,
+        rows,
+        lambda found: [StepObject.of(each) for each in found],
+        limit=limit,
+        offset=offset,
     )
 
 

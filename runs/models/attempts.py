@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from django.conf import settings
 from django.db import models, transaction
@@ -537,6 +537,20 @@ class Attempt(models.Model):
             cancelled=self.cancel_requested_at is not None,
             goes_on_from_checkpoint=self.goes_on,
         )
+
+    @property
+    def last_sign_at(self) -> datetime | None:
+        """The last sign of life: an event, a line, CPU time; to some 15 s."""
+        return self._sign_at("any")
+
+    @property
+    def last_step_sign_at(self) -> datetime | None:
+        """When it last told of a step, or a probe saw one."""
+        return self._sign_at("step")
+
+    def _sign_at(self, kind: str) -> datetime | None:
+        seconds = self.signs.get(kind)
+        return datetime.fromtimestamp(seconds, UTC) if seconds else None
 
     @property
     def cause_sentence(self) -> str:

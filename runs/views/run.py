@@ -40,7 +40,7 @@ from runs.core.container_config import ConfigRefused, limits_of
 from runs.core.failures import Cause
 from runs.core.states import Outcome, RunState, State
 from runs.models import Attempt, Checkpoint, GradingReport, LogSegment, Move, Run
-from runs.views import marks, spans
+from runs.views import marks, spans, steps
 from runs.views.groups import rerun_and_tell
 from runs.views.picture import OVER, hardware_words
 from runs.views.streaming import streamed
@@ -130,6 +130,11 @@ def run_page(request: SignedInRequest, pk: int) -> HttpResponse:
         **_state(run, attempts, shown),
         **_permissions(request, run),
     }
+    context["steps"] = steps.overview(
+        attempts,
+        active_seconds=_active_seconds(attempts[-1], hosts.now()),
+        want_all=request.GET.get("steps") == "all",
+    )
     if request.htmx:
         return render(request, "runs/run.html#live", context)
     context |= _log_context(request, shown) | _neighbours(run)
@@ -198,12 +203,15 @@ def _checkpoints(attempts: list[Attempt], shown: Attempt) -> dict[str, object]:
     """Of the whole run, newest first; and whether a person can have one now, or resume."""
     newest = attempts[-1]
     numbers = {each.pk: each.number for each in attempts}
-    rows = list(Checkpoint.objects.filter(attempt__in=numbers).order_by("-id")[:CHECKPOINTS_SHOWN])
+    of_run = Checkpoint.objects.filter(attempt__in=numbers).order_by("-id")
+    # An agent may say one after each step: those that are gone are a number.
+    rows = list(of_run.exclude(path="", fault="")[:CHECKPOINTS_SHOWN])
     for row in rows:
         row.of_attempt = numbers[row.attempt_id]  # type: ignore[attr-defined]
     agent = newest.run.group.agent
     return {
         "checkpoints": rows,
+        "has_dropped": of_run.filter(path="", fault="").exists(),
         "resume_note": agent_manifest.of(agent).resume_note if agent else "",
         "restored": shown.restored_checkpoint,
         "restored_from_number": (

@@ -183,7 +183,7 @@ def test_a_poll_replaces_all_parts_that_change_but_not_the_log(world: World) -> 
     part = parse(signed_in(world.alice).get(path, headers={"HX-Request": "true"}))
 
     swapped = {t.attributes["id"] for t in part.tags if "hx-swap-oob" in t.attributes}
-    assert swapped == {"run-head", "run-left", "run-right", "run-poll"}
+    assert swapped == {"run-head", "run-left", "run-right", "run-below", "run-poll"}
     assert not part.has_id("log")
 
 

@@ -35,6 +35,7 @@ from runs.api.objects.runs import (
     active_seconds,
     with_attempts,
 )
+from runs.api.objects.steps import StepObject
 
 __all__ = [
     "RELATED",
@@ -63,6 +64,7 @@ __all__ = [
     "RunObject",
     "SecretObject",
     "SplitObject",
+    "StepObject",
     "Thresholds",
     "active_seconds",
     "address",

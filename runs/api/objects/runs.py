@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from runs.api.objects.base import Page, address, finite
+from runs.api.objects.steps import MetricObject
 from runs.models import Attempt, Checkpoint, Run
 
 MEDALS = frozenset({"gold", "silver", "bronze"})
@@ -48,6 +49,8 @@ class AttemptObject(BaseModel):
     checkpoint_asked_at: datetime | None
     checkpoint_problem: str | None  # why the last one was not saved
     move_asked_at: datetime | None
+    last_sign_at: datetime | None  # of life: an event, a line of its log, CPU time
+    metric: MetricObject | None  # of the whole, as the agent says
 
     @classmethod
     def of(cls, attempt: Attempt, at: datetime) -> "AttemptObject":
@@ -87,6 +90,10 @@ class AttemptObject(BaseModel):
             validations=attempt.validations,
             image_id=attempt.image_id or None,
             resumed_from=attempt.resumed_from_id,
+            last_sign_at=attempt.last_sign_at,
+            metric=MetricObject(**overall)
+            if (overall := attempt.step_feed.get("overall"))
+            else None,
         )
 
 
