@@ -20,7 +20,7 @@ from mlebench_web.fleet import hosts, inventory
 from mlebench_web.fleet.gpus import GpuReader, IsOurs, owner_of_processes
 from mlebench_web.fleet.inventory import EngineFacts
 from mlebench_web.fleet.models import Host, PreparedData
-from runs import agent_secrets, bell, checkpoints, grading, layout, logs, snapshots
+from runs import agent_secrets, bell, checkpoints, grading, imports, layout, logs, snapshots
 from runs.containers import Engine, EngineFailure, engine_of
 from runs.core.states import State
 from runs.data_jobs import DataJobs
@@ -74,6 +74,7 @@ class HostService:
                 (self.regrade_jobs.work, SYNC_EVERY),
                 (self.build_images, SYNC_EVERY),
                 (checkouts.do_asked, SYNC_EVERY),
+                (imports.do_asked, SYNC_EVERY),
             )
         ]
         self.validation.start()

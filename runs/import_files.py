@@ -34,6 +34,12 @@ ORIGINALS = "imported"
 LOG_BYTES = 64 * 2**20
 
 
+def is_free(name: str) -> bool:
+    """Whether a group's folder may have this name."""
+    target = groups_dir() / name
+    return not target.exists() or (target / MARKER).exists()
+
+
 def read_report_file(path: Path) -> bytes:
     """Raises ImportRefused."""
     try:
@@ -152,11 +158,11 @@ class Staged:
     def move_to(self, name: str) -> None:
         """Into place, inside the transaction that makes its rows."""
         target = groups_dir() / name
-        if (target / MARKER).exists():
+        if not is_free(name):
+            raise ImportRefused(f"{target.name} is in the way in the folder of run groups.")
+        if target.exists():
             # Of an import that died before its rows were committed: no row names it.
             remove_tree(target)
-        if target.exists():
-            raise ImportRefused(f"{target.name} is in the way in the folder of run groups.")
         self.folder.chmod(0o755)
         self.folder.rename(target)
         self.folder = target

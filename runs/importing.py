@@ -264,9 +264,11 @@ def carry_out(
         return Done(plan, ())
     has_files = any(each.source.folder for each in plan.new)
     with import_files.staging() if has_files else nullcontext() as staging:
-        staged = [stage(each, staging, tick) for each in plan.new]
+        ready = [Ready(each, ids) for each, ids in zip(plan.new, ids_of(plan.new), strict=True)]
+        for each in ready:
+            stage(each, staging, tick)
         try:
-            made = make_all(plan.new, staged, source=source, by=by)
+            made = make_all(ready, source=source, by=by)
         except IntegrityError as error:
             raise ImportRefused(
                 "Somebody else imported some of it at the same time: nothing was imported. "
@@ -277,58 +279,64 @@ def carry_out(
     return Done(plan, tuple(row for row, _ in made))
 
 
-def stage(
-    planned: PlannedGroup, staging: Staging | None, tick: Callable[[], None]
-) -> Staged | None:
-    """Copy the group's files to where a rename brings them into place; None: it has none."""
+@dataclass
+class Ready:
+    """A run group on its way in: the ids of its runs, and its files, where it has some."""
+
+    planned: PlannedGroup
+    ids: list[uuid.UUID]
+    files: Staged | None = None
+
+
+def stage(ready: Ready, staging: Staging | None, tick: Callable[[], None]) -> None:
+    """Copy the group's files to where a rename brings them into place."""
+    planned = ready.planned
     if staging is None or planned.source.folder is None:
-        return None
-    ids = uuids(planned)
-    staged = staging.group(planned.source.folder, planned.source.originals)
-    for run, unique in zip(planned.group.runs, ids, strict=True):
+        return
+    ready.files = staging.group(planned.source.folder, planned.source.originals)
+    for run, unique in zip(planned.group.runs, ready.ids, strict=True):
         if run.run_id:
-            staged.add_run(run.run_id, f"{run.competition}_{unique}", tick)
-    return staged
+            ready.files.add_run(run.run_id, f"{run.competition}_{unique}", tick)
 
 
-def uuids(planned: PlannedGroup) -> list[uuid.UUID]:
-    """Ids of its runs: the source's own, where no other run has them."""
-    wanted = [uuid_of(run) for run in planned.group.runs]
-    known = [one for one in wanted if one]
+def ids_of(wanted: Sequence[PlannedGroup]) -> list[list[uuid.UUID]]:
+    """Ids of the runs of each group: the source's own, where no other run has them."""
+    own = {one for each in wanted for run in each.group.runs if (one := uuid_of(run))}
+    listed = sorted(own)
     taken: set[uuid.UUID] = set()
-    for start in range(0, len(known), 500):
-        some = Run.objects.filter(uuid__in=known[start : start + 500])
+    for start in range(0, len(listed), 500):
+        some = Run.objects.filter(uuid__in=listed[start : start + 500])
         taken |= set(some.values_list("uuid", flat=True))
     found = []
-    for number, one in enumerate(wanted):
-        if one is None or one in taken:
-            one = uuid.uuid5(RUNS, f"{planned.experiment}/{planned.group.digest}/{number}")
-        taken.add(one)
-        found.append(one)
+    for each in wanted:
+        ids = []
+        for number, run in enumerate(each.group.runs):
+            one = uuid_of(run)
+            if one is None or one in taken:
+                one = uuid.uuid5(RUNS, f"{each.experiment}/{each.group.digest}/{number}")
+            taken.add(one)
+            ids.append(one)
+        found.append(ids)
     return found
 
 
 def make_all(
-    wanted: Sequence[PlannedGroup],
-    staged: Sequence[Staged | None],
-    *,
-    source: str,
-    by: User | None,
+    wanted: Sequence[Ready], *, source: str, by: User | None
 ) -> list[tuple[RunGroup, Staged | None]]:
     """One transaction; folders that were moved into place are taken back when it fails."""
     made: list[tuple[RunGroup, Staged | None]] = []
     try:
         with transaction.atomic():
-            experiments = lock_experiments({each.experiment for each in wanted}, by=by)
-            for planned, files in zip(wanted, staged, strict=True):
-                if why_known(planned):
+            experiments = lock_experiments({each.planned.experiment for each in wanted}, by=by)
+            for each in wanted:
+                if why_known(each.planned):
                     # Since the plan was made: it is somebody's.
                     continue
-                experiment = experiments[planned.experiment]
-                row = make_group(planned, files, experiment, source=source, by=by)
-                made.append((row, files))
-                if files:
-                    files.move_to(row.folder)
+                experiment = experiments[each.planned.experiment]
+                row = make_group(each, experiment, source=source, by=by)
+                made.append((row, each.files))
+                if each.files:
+                    each.files.move_to(row.folder)
     except BaseException:
         for _, files in made:
             if files:
@@ -346,14 +354,8 @@ def lock_experiments(names: set[str], *, by: User | None) -> dict[str, Experimen
     return found
 
 
-def make_group(
-    planned: PlannedGroup,
-    files: Staged | None,
-    experiment: Experiment,
-    *,
-    source: str,
-    by: User | None,
-) -> RunGroup:
+def make_group(ready: Ready, experiment: Experiment, *, source: str, by: User | None) -> RunGroup:
+    planned = ready.planned
     group, harness = planned.group, planned.group.harness
     at = group.made_at or timezone.now()
     agent = Agent.objects.filter(name=harness.agent).first() if harness else None
@@ -395,8 +397,8 @@ def make_group(
     seal_imported(
         row,
         [
-            sealed_run(run, unique, by_name[run.competition], files, at)
-            for run, unique in zip(group.runs, uuids(planned), strict=True)
+            sealed_run(run, unique, by_name[run.competition], ready.files, at)
+            for run, unique in zip(group.runs, ready.ids, strict=True)
         ],
         by=by.get_username() if by else "import",
         at=at,
@@ -428,7 +430,7 @@ def folder_name(planned: PlannedGroup, experiment: Experiment) -> str:
         position = experiment.groups.exclude(import_digest="").count()
         return f"imported_{experiment.pk:08d}_{position:06d}_{digest}"
     fits = len(name.encode()) <= LONGEST_NAME and name.isprintable() and not name.startswith(".")
-    if fits and not RunGroup.objects.filter(folder=name).exists():
+    if fits and import_files.is_free(name) and not RunGroup.objects.filter(folder=name).exists():
         return name
     stem = "".join(each for each in name if each.isascii() and (each.isalnum() or each in "-_"))
     return f"{stem[:120]}~{experiment.pk}~{digest}"

@@ -136,20 +136,32 @@ def alone(path: Path) -> Iterator[None]:
 
 
 def write_group(group: RunGroup, folder: Path) -> None:
-    runs = list(
-        group.runs.select_related("competition", "counted", "counted__host").order_by(
-            "competition__name", "seed"
-        )
+    runs = runs_of(group)
+    for name, (content, indent) in documents(group, runs, name=folder.name).items():
+        write_json(folder / name, content, indent=indent)
+
+
+def runs_of(group: RunGroup) -> list[Run]:
+    """In the order in which upstream's files have them. Costs one query."""
+    return list(
+        group.runs.select_related("competition", "counted__host")
+        .prefetch_related("attempts__host")
+        .order_by("competition__name", "seed")
     )
+
+
+def documents(
+    group: RunGroup, runs: list[Run], *, name: str
+) -> dict[str, tuple[dict[str, Any], int]]:
+    """Upstream's files of a group whose folder has this name, and ours, each with its indent."""
     counted = [run for run in runs if run.counted]
     reports = current_reports(counted)
-    write_json(folder / "metadata.json", metadata(group, counted), indent=4)
-    write_json(
-        folder / f"{stamp_of(group)}_grading_report.json",
-        grading_report([reports[run.counted_id] for run in counted if run.counted_id in reports]),
-        indent=2,
-    )
-    write_json(folder / "harness.json", harness(group, runs), indent=2)
+    rows = [reports[run.counted_id] for run in counted if run.counted_id in reports]
+    return {
+        "metadata.json": (metadata(group, counted, name=name), 4),
+        f"{stamp_of(group)}_grading_report.json": (grading_report(rows, name=name), 2),
+        "harness.json": (harness(group, runs, name=name), 2),
+    }
 
 
 def current_reports(runs: Iterable[Run]) -> dict[int | None, GradingReport]:
@@ -163,12 +175,12 @@ def current_reports(runs: Iterable[Run]) -> dict[int | None, GradingReport]:
     }
 
 
-def metadata(group: RunGroup, counted: list[Run]) -> dict[str, Any]:
+def metadata(group: RunGroup, counted: list[Run], *, name: str) -> dict[str, Any]:
     """Upstream's metadata.json. Only runs with a report are in it: upstream's make_submission
     grades whatever is listed, and would count a run that a broken host ended."""
     ends = [run.counted.ended_at for run in counted if run.counted and run.counted.ended_at]
     return {
-        "run_group": group.folder,
+        "run_group": name,
         "created_at": stamp(max(ends, default=group.created_at)),
         "runs": {
             run.upstream_id: {
@@ -179,8 +191,17 @@ def metadata(group: RunGroup, counted: list[Run]) -> dict[str, Any]:
     }
 
 
-def grading_report(reports: list[GradingReport]) -> dict[str, Any]:
-    """Upstream's report of a run group, with totals that are those of its rows."""
+def grading_report(reports: list[GradingReport], *, name: str) -> dict[str, Any]:
+    """Upstream's report of a run group, with totals that are those of its rows.
+
+    A row's path names the file in the group's folder: it alone ties a row to its run.
+    """
+
+    def row(report: GradingReport) -> dict[str, object]:
+        path = f"{name}/{report.attempt.run.upstream_id}/submission/submission.csv"
+        return report.as_upstream() | {
+            "submission_path": path if report.submission_exists else "None"
+        }
 
     def total(name: str) -> int:
         return sum(bool(getattr(report, name)) for report in reports)
@@ -194,19 +215,22 @@ def grading_report(reports: list[GradingReport]) -> dict[str, Any]:
         "total_silver_medals": total("silver_medal"),
         "total_bronze_medals": total("bronze_medal"),
         "total_above_median": total("above_median"),
-        "competition_reports": [report.as_upstream() for report in reports],
+        "competition_reports": [row(report) for report in reports],
     }
 
 
-def harness(group: RunGroup, runs: list[Run]) -> dict[str, Any]:
+def harness(group: RunGroup, runs: list[Run], *, name: str) -> dict[str, Any]:
     """What a reader of the results needs and upstream's files do not say. No environment, no
     arguments: they may hold secrets."""
     return {
         "harness": "mlebench-web",
         "experiment": group.experiment.name,
-        "run_group": group.folder,
-        "agent": group.agent.name if group.agent else None,
-        "container_config": group.container_config.name if group.container_config else None,
+        "run_group": name,
+        "agent": group.agent.name if group.agent else group.reported.get("agent"),
+        "split": group.split.name if group.split else group.reported.get("split"),
+        "container_config": group.container_config.name
+        if group.container_config
+        else group.reported.get("container_config"),
         "container_settings": group.container_settings,
         "runtime": group.runtime or None,
         "seeds": group.seeds,
@@ -217,7 +241,10 @@ def harness(group: RunGroup, runs: list[Run]) -> dict[str, Any]:
 
 
 def harness_of_run(run: Run) -> dict[str, Any]:
-    attempt = run.counted
+    attempts = sorted(run.attempts.all(), key=lambda each: each.number)
+    newest = attempts[-1] if attempts else None
+    # Of a run without a result, how it ended last.
+    attempt = run.counted or (newest if newest and newest.is_ended else None)
     said: dict[str, Any] = {
         "competition_id": run.competition.name,
         "seed": run.seed,
@@ -231,12 +258,14 @@ def harness_of_run(run: Run) -> dict[str, Any]:
             "outcome": attempt.outcome,
             "cause": attempt.cause or None,
             "exit_code": attempt.exit_code,
-            "host": attempt.host.name if attempt.host else None,
+            "host": attempt.host.name if attempt.host else attempt.reported.get("host"),
             "hardware": attempt.hardware or None,
             "image_id": attempt.image_id or None,
-            "active_seconds": attempt.active_seconds if attempt.host else None,
+            "active_seconds": attempt.active_seconds if attempt.has_time else None,
             "wall_seconds": attempt.wall_seconds,
-            "resumed": attempt.resumed_from_id is not None,
+            "resumed": attempt.was_resumed,
+            "run_again": any(each.is_agents_own_end for each in attempts[:-1])
+            or bool(attempt.reported.get("run_again")),
         }
     return said
 

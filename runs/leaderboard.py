@@ -277,7 +277,7 @@ class Counted:
     @property
     def seconds(self) -> float | None:
         """Active agent time; None for an attempt that ran elsewhere."""
-        if self.attempt is None or self.report is None or self.attempt.host_id is None:
+        if self.attempt is None or self.report is None or not self.attempt.has_time:
             return None
         return self.attempt.active_seconds
 
@@ -291,7 +291,9 @@ class Counted:
     @property
     def was_run_again(self) -> bool:
         """After the agent's own failure, or after a cancel that followed its start."""
-        return any(is_agents_own_end(attempt) for attempt in self.attempts[:-1])
+        return any(attempt.is_agents_own_end for attempt in self.attempts[:-1]) or any(
+            attempt.reported.get("run_again") for attempt in self.attempts
+        )
 
 
 def hardware_of(measured: Mapping[str, Any]) -> Hardware:
@@ -301,12 +303,6 @@ def hardware_of(measured: Mapping[str, Any]) -> Hardware:
         memory_bytes=measured.get("memory_bytes"),
         gpu_names=None if gpus is None else tuple(sorted(str(gpu["name"]) for gpu in gpus)),
     )
-
-
-def is_agents_own_end(attempt: Attempt) -> bool:
-    if attempt.outcome == Outcome.AGENT_FAILED:
-        return True
-    return attempt.outcome == Outcome.CANCELLED and attempt.agent_started_at is not None
 
 
 def load(
@@ -319,8 +315,7 @@ def load(
     runs = (
         Run.objects.filter(competition__splits=split)
         .select_related("competition", "group__experiment__agent", "group__agent")
-        # Upstream sorts run groups as strings.
-        .order_by("group__experiment__name", "group__folder", "competition__name", "seed")
+        .order_by("seed")
     )
     attempts: dict[int, list[Attempt]] = {}
     for attempt in (
@@ -336,6 +331,7 @@ def load(
             "image_id",
             "resumed_from_id",
             "host_id",
+            "reported",
         )
         .order_by("run_id", "number")
     ):
@@ -348,7 +344,7 @@ def load(
     }
     reports |= instead
     found: dict[Experiment, list[Counted]] = {}
-    for run in runs:
+    for run in sorted(runs, key=upstreams_order):
         counted = Counted(run=run, attempts=attempts.get(run.pk, []))
         counted.attempt = chosen(counted, first_outcomes=first_outcomes)
         counted.report = reports.get(counted.attempt.pk) if counted.attempt else None
@@ -356,11 +352,17 @@ def load(
     return found
 
 
+def upstreams_order(run: Run) -> tuple[str, str, str, int]:
+    """Upstream sorts run groups as strings of Python: databases know other orders."""
+    group = run.group
+    return group.experiment.name, group.upstream_name, run.competition.name, run.seed
+
+
 def chosen(counted: Counted, *, first_outcomes: bool) -> Attempt | None:
     """The attempt that counts: the newest graded or failed one, or the agent's first own end."""
     if first_outcomes:
         for attempt in counted.attempts:
-            if attempt.outcome == Outcome.GRADED or is_agents_own_end(attempt):
+            if attempt.outcome == Outcome.GRADED or attempt.is_agents_own_end:
                 return attempt
         return None
     wanted = counted.run.counted_id
@@ -537,8 +539,21 @@ def flags_of(
         reasons = "; ".join(sorted(why))
         found.append(Flag("unsandboxed", f"Agents could reach their host: {reasons}."))
     if any(group.is_imported for group in groups):
-        found.append(Flag("imported", "Graded elsewhere; hardware and time were not reported."))
+        found.append(imported(runs, groups))
     return tuple(found)
+
+
+def imported(runs: list[Counted], groups: list[RunGroup]) -> Flag:
+    own = [group for group in groups if group.is_imported]
+    what = "Graded elsewhere" if len(own) == len(groups) else f"{len(own)} of {len(groups)} groups"
+    sources = sorted({group.imported_from for group in own})
+    words = [f"{what}: imported from {', '.join(sources[:3])}{' ...' if sources[3:] else ''}."]
+    theirs = [one for one in runs if one.run.group.is_imported and one.report]
+    if any(one.hardware is None for one in theirs):
+        words.append("Hardware was not reported.")
+    if any(one.seconds is None for one in theirs):
+        words.append("Time was not reported.")
+    return Flag("imported", " ".join(words))
 
 
 def cut_short(runs: list[Counted]) -> int:
@@ -546,7 +561,7 @@ def cut_short(runs: list[Counted]) -> int:
 
 
 def is_resumed(one: Counted) -> bool:
-    return one.attempt is not None and one.attempt.resumed_from_id is not None
+    return one.attempt is not None and one.attempt.was_resumed
 
 
 def limit_of(one: Counted) -> timedelta | None:
@@ -607,9 +622,10 @@ def time_per_dataset(experiment: Experiment) -> list[DatasetTime]:
     """By competition, in their order. Costs two queries."""
     runs = list(
         Run.objects.filter(group__experiment=experiment)
-        .select_related("competition", "counted")
-        .order_by("competition__name", "group__folder", "seed")
+        .select_related("competition", "counted", "group__experiment")
+        .order_by("seed")
     )
+    runs.sort(key=lambda run: (run.competition.name, *upstreams_order(run)))
     reported = set(
         GradingReport.objects.filter(
             is_current=True, attempt__run__group__experiment=experiment
@@ -623,7 +639,7 @@ def time_per_dataset(experiment: Experiment) -> list[DatasetTime]:
         seconds = {
             run.pk: run.counted.active_seconds
             for run in its_runs
-            if run.counted and run.counted.host_id and run.counted_id in reported
+            if run.counted and run.counted.has_time and run.counted_id in reported
         }
         known = list(seconds.values())
         found.append(

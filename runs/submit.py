@@ -326,6 +326,7 @@ def rerun(
             .order_by("pk")
         )
         ended = [(run, attempt) for run in locked if (attempt := run.newest_attempt()).is_ended]
+        _refuse_imported(locked)
         _refuse_results(ended)
         _ask_for_reason(ended, reason)
         if mode == "resume":
@@ -358,6 +359,11 @@ def rerun(
         if attempts:
             transaction.on_commit(bell.ring, robust=True)
     return attempts
+
+
+def _refuse_imported(runs: Sequence[Run]) -> None:
+    if found := [run for run in runs if run.group.is_imported]:
+        raise NotRerunnable(f"{_named(found)}: {found[0].group.why_no_rerun}")
 
 
 def _refuse_results(ended: Sequence[tuple[Run, Attempt]]) -> None:

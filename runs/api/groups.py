@@ -1,11 +1,12 @@
 """Run groups and experiments: start, look, cancel, re-run."""
 
 from django.http import Http404
+from django.http.response import HttpResponseBase
 from ninja import Query, Router
 from ninja.responses import Status
 
 from mlebench_web.fleet import hosts
-from runs import contact, overriding, submit
+from runs import contact, exporting, overriding, submit
 from runs.api.app import ApiRequest, demand
 from runs.api.asked import (
     LARGEST_ID,
@@ -33,6 +34,7 @@ from runs.api.pages import page
 from runs.core.states import RunState
 from runs.models import Experiment, Run, RunGroup
 from runs.request import RequestInvalid
+from runs.views.streaming import streamed
 
 router = Router()
 
@@ -101,6 +103,19 @@ def group_runs(
         lambda runs: [RunObject.of(run, at) for run in runs],
         limit=limit,
         offset=offset,
+    )
+
+
+@router.get("/run-groups/{int:pk}/export", response={200: bytes}, tags=["run groups"])
+def export(request: ApiRequest, pk: int) -> HttpResponseBase:
+    """A tar in mle-bench's layout: of each run the attempt that counts. Made while it is sent."""
+    demand(request.auth, "runs.download")
+    prepared = exporting.prepare(_group(pk))
+    return streamed(
+        request,
+        exporting.tar_of([prepared]),
+        content_type="application/x-tar",
+        filename=f"{prepared.name}.tar",
     )
 
 

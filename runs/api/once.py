@@ -30,8 +30,7 @@ def once(request: HttpRequest, by: User, act: Callable[[], BaseModel], *, status
     if key is None:
         with transaction.atomic():
             return Status(status, act())
-    if not 1 <= len(key) <= LONGEST or not key.isprintable():
-        raise RequestInvalid([FieldError(HEADER, f"Write 1 to {LONGEST} printable characters.")])
+    _check(key)
     digest = _digest(request)
     with transaction.atomic():
         try:
@@ -44,6 +43,38 @@ def once(request: HttpRequest, by: User, act: Callable[[], BaseModel], *, status
         row.answer = made.model_dump(mode="json")
         row.save(update_fields=["status", "answer"])
     return Status(status, made)
+
+
+def repeatable(request: HttpRequest, by: User, act: Callable[[], Status], *, asked: Any) -> Status:
+    """The same for an act that changes nothing when it is repeated, and that must not wait for, or
+    be undone with, the key's transaction. `asked`: what the request asks for, in place of its body.
+
+    Of two such requests at once both act; the second finds nothing left to do.
+    """
+    key = request.headers.get(HEADER)
+    if key is None:
+        return act()
+    _check(key)
+    text = json.dumps([request.method, request.get_full_path(), asked], sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    if row := IdempotencyKey.objects.filter(user=by, key=key).first():
+        return _earlier_answer(row, digest)
+    made = act()
+    row, _ = IdempotencyKey.objects.get_or_create(
+        user=by,
+        key=key,
+        defaults={
+            "request_digest": digest,
+            "status": made.status_code,
+            "answer": made.value.model_dump(mode="json"),
+        },
+    )
+    return _earlier_answer(row, digest)
+
+
+def _check(key: str) -> None:
+    if not 1 <= len(key) <= LONGEST or not key.isprintable():
+        raise RequestInvalid([FieldError(HEADER, f"Write 1 to {LONGEST} printable characters.")])
 
 
 def _earlier_answer(row: IdempotencyKey, digest: str) -> Status:

@@ -3,11 +3,11 @@
 from django.urls import path, re_path
 from django.urls.resolvers import URLPattern
 
-from runs.api import catalog, groups, health, leaderboard, regrades, runs
+from runs.api import catalog, groups, health, imports, leaderboard, regrades, runs
 from runs.api.app import api
 from runs.api.problems import as_json, not_found
 
-for part in (catalog, groups, runs, regrades, leaderboard):
+for part in (catalog, groups, runs, regrades, leaderboard, imports):
     api.add_router("", part.router)
 
 _patterns, _app_name, _namespace = api.urls

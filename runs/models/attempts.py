@@ -566,6 +566,13 @@ class Attempt(models.Model):
         return self.host_id is not None or "seconds" in self.reported
 
     @property
+    def is_agents_own_end(self) -> bool:
+        """It failed by itself, or was cancelled after its start."""
+        return self.outcome == Outcome.AGENT_FAILED or (
+            self.outcome == Outcome.CANCELLED and self.agent_started_at is not None
+        )
+
+    @property
     def was_resumed(self) -> bool:
         return self.resumed_from_id is not None or bool(self.reported.get("resumed"))
 

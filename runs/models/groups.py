@@ -125,6 +125,22 @@ class RunGroup(models.Model):
         return bool(self.import_digest)
 
     @property
+    def why_no_rerun(self) -> str:
+        """Why nobody may run its runs again, in sentences; "": it was run here."""
+        if not self.is_imported:
+            return ""
+        if self.agent_id:
+            agent = ""
+        elif name := self.reported.get("agent"):
+            agent = f" Its agent {name} is not in the catalog."
+        else:
+            agent = " Nothing in it says which agent it was."
+        return (
+            "Imported runs are not run again here: they ended elsewhere, and more tries are more "
+            f"seeds. Start a run group of the same experiment.{agent}"
+        )
+
+    @property
     def upstream_name(self) -> str:
         """Its folder's name in upstream's layout; upstream sorts run groups by it."""
         return self.source_name or self.folder
@@ -133,6 +149,22 @@ class RunGroup(models.Model):
         """Whether nothing of it can change by itself. Costs one query."""
         over = (RunState.FINISHED, RunState.FAILED, RunState.CANCELLED)
         return not self.runs.exclude(state__in=over).exists()
+    @property
+    def why_no_rerun(self) -> str:
+        """Why nobody may run its runs again, in sentences; "": it was run here."""
+        if not self.is_imported:
+            return ""
+        if self.agent_id:
+            agent = ""
+        elif name := self.reported.get("agent"):
+            agent = f" Its agent {name} is not in the catalog."
+        else:
+            agent = " Nothing in it says which agent it was."
+        return (
+            "Imported runs are not run again here: they ended elsewhere, and more tries are more "
+            f"seeds. Start a run group of the same experiment.{agent}"
+        )
+
     @property
     def upstream_name(self) -> str:
         """Its folder's name in upstream's layout; upstream sorts run groups by it."""

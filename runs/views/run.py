@@ -235,7 +235,7 @@ def _grading_again(run: Run) -> dict[str, object]:
 def _permissions(request: SignedInRequest, run: Run) -> dict[str, object]:
     return {
         "no_cancel": reason_against(request.user, "runs.cancel", run),
-        "no_rerun": reason_against(request.user, "runs.rerun", run),
+        "no_rerun": run.group.why_no_rerun or reason_against(request.user, "runs.rerun", run),
         "no_regrade": reason_against(request.user, "runs.regrade", run),
         "host_names": list(Host.objects.values_list("name", flat=True)),
         "no_download": reason_against(request.user, "runs.download", run),

@@ -99,7 +99,8 @@ class AttemptObject(BaseModel):
 
 def active_seconds(attempt: Attempt) -> float | None:
     """Null until its agent has started."""
-    return attempt.active_seconds if attempt.agent_started_at else None
+    is_known = attempt.agent_started_at or "seconds" in attempt.reported
+    return attempt.active_seconds if is_known else None
 
 
 class RunObject(BaseModel):
