@@ -145,37 +145,16 @@ class RunGroup(models.Model):
         """Its folder's name in upstream's layout; upstream sorts run groups by it."""
         return self.source_name or self.folder
 
-    def is_over(self) -> bool:
-        """Whether nothing of it can change by itself. Costs one query."""
-        over = (RunState.FINISHED, RunState.FAILED, RunState.CANCELLED)
-        return not self.runs.exclude(state__in=over).exists()
-    @property
-    def why_no_rerun(self) -> str:
-        """Why nobody may run its runs again, in sentences; "": it was run here."""
-        if not self.is_imported:
-            return ""
-        if self.agent_id:
-            agent = ""
-        elif name := self.reported.get("agent"):
-            agent = f" Its agent {name} is not in the catalog."
-        else:
-            agent = " Nothing in it says which agent it was."
-        return (
-            "Imported runs are not run again here: they ended elsewhere, and more tries are more "
-            f"seeds. Start a run group of the same experiment.{agent}"
-        )
-
-    @property
-    def upstream_name(self) -> str:
-        """Its folder's name in upstream's layout; upstream sorts run groups by it."""
-        return self.source_name or self.folder
-
     @property
     def why_unsandboxed(self) -> str:
         """What keeps its runs from being sandboxed, in a few words; "": nothing does, or it was
         run elsewhere. Looks at its agent."""
         return sandbox.why_not(self.runtime, self.container_settings, self.agent)
 
+    def is_over(self) -> bool:
+        """Whether nothing of it can change by itself. Costs one query."""
+        over = (RunState.FINISHED, RunState.FAILED, RunState.CANCELLED)
+        return not self.runs.exclude(state__in=over).exists()
 
     def add_runs(self, competitions: Iterable[Competition], *, by: str) -> "list[Run]":
         """Each competition x seed, each with its first attempt queued. Three inserts in all."""
