@@ -15,7 +15,7 @@ from runs.workspace import Refused, open_beneath
 # Below an attempt's folder; in the container it is MLE_EVENTS_FILE.
 EVENTS = "logs/events.jsonl"
 # The most that one look takes: what comes quicker waits, and no honest agent says so much.
-READ_BYTES = 2**20
+READ_BYTES = 2**18
 
 
 @dataclass

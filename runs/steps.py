@@ -43,7 +43,7 @@ PROBE_EVERY = 2.0
 SIGN_EVERY = 10.0
 # What is still read of an events file when the agent has ended; a disk full of it must not keep
 # the run from its end.
-LAST_LOOKS = 64
+LAST_LOOKS = 256
 ABOUT_STEPS = (Word.STEP_STARTED, Word.STEP_FINISHED, Word.METRIC)
 
 
