@@ -242,7 +242,12 @@ class _Reader:
         """A path of config.yaml, relative to the agent's folder."""
         base = self.root / AGENTS
         path = base / text
-        if not path.is_file():
+        try:
+            is_file = path.is_file()
+        except OSError as error:
+            # A name that no file system takes, a folder that nobody may enter.
+            raise Unreadable(f"{name}: {error.strerror} ({text[:60]})") from error
+        if not is_file:
             raise Unreadable(f"{name}: there is no file {AGENTS}/{text}")
         if not path.resolve().is_relative_to(self.root.resolve()):
             raise Unreadable(f"{name}: {text} is outside the checkout")

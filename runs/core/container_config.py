@@ -5,7 +5,6 @@ capabilities. Here everybody may use the keys that say how much a container gets
 that open a container up; all else is refused. What a config says is kept as it stands in any case.
 """
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,11 @@ UNITS = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?\s*", re.IGNORECASE)
 # The engine refuses less.
 LEAST_MEMORY = 6 * 2**20
+# What fits into the engine's numbers, and what the kernel can count: more would be the engine's
+# error, and be held against the host.
+MOST_BYTES = 2**62
+MOST_PIDS = 2**22
+MOST_GPUS = 1024
 SYSBOX = "sysbox-runc"
 
 TAKEN = ("mem_limit", "shm_size", "nano_cpus", "gpus", "runtime", "network_mode", "pids_limit")
@@ -97,11 +101,11 @@ def limits_of(settings: Mapping[str, object]) -> Limits:
     if memory is not None and memory < LEAST_MEMORY:
         problems.append(("mem_limit", 'the engine refuses less than 6 MB: write "4G"'))
     gpus = take("gpus", _whole) or 0
-    if gpus < -1:
+    if not -1 <= gpus <= MOST_GPUS:
         problems.append(("gpus", "write how many, or -1 for all"))
     pids = take("pids_limit", _whole)
-    if pids is not None and pids < 64:
-        problems.append(("pids_limit", "write a number of at least 64"))
+    if pids is not None and not 64 <= pids <= MOST_PIDS:
+        problems.append(("pids_limit", f"write a number from 64 to {MOST_PIDS}"))
     runtime = take("runtime", _text)
     if gpus and runtime == SYSBOX:
         problems.append(
@@ -129,15 +133,25 @@ def size_of(value: object) -> int:
         match = SIZE.fullmatch(value)
         if not match:
             raise ValueError(f'{value!r} is no size: write "4G", "512m" or a number of bytes')
-        return int(float(match[1]) * UNITS[match[2].lower()])
-    return int(_number(value))
+        size = float(match[1]) * UNITS[match[2].lower()]
+    else:
+        size = _number(value)
+    if size > MOST_BYTES:
+        raise ValueError(f"{_short(value)} is more than any machine has")
+    return int(size)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{value!r} is no number")
-    if not math.isfinite(value) or value < 0:
-        raise ValueError(f"{value!r}: write a number of at least 0")
+    # (A whole number in JSON may have thousands of digits, which no float holds.)
+    if not abs(value) < MOST_BYTES * 1e9 or value < 0:
+        raise ValueError(f"{_short(value)}: write a number of at least 0, of a size that exists")
     return value
 
 
