@@ -3,13 +3,13 @@
 The same checks decide when the group is made, so that API and shell hear the same.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
 from mlebench_web.accounts.models import Role, User
-from mlebench_web.catalog import images
+from mlebench_web.catalog import images, official_data
 from mlebench_web.catalog.models import Agent, AgentImage, ContainerConfig
 from mlebench_web.fleet import hosts
 from mlebench_web.fleet.models import Gpu, Host, PreparedData
@@ -114,7 +114,12 @@ def refusals(request: RunGroupRequest, checks: Iterable[Check]) -> list[FieldErr
 
 
 def findings(wanted: Wanted, choice: ConfigChoice, fleet: Fleet, *, by: User | None) -> list[Check]:
-    found = [*_agent(wanted, by), *_data(wanted, fleet), *_seeds(wanted)]
+    found = [
+        *_agent(wanted, by),
+        *_data(wanted, fleet),
+        *_grading(wanted, fleet),
+        *_seeds(wanted),
+    ]
     try:
         limits = limits_of(choice.config.settings)
     except ConfigRefused as refused:
@@ -356,6 +361,44 @@ def _data(wanted: Wanted, fleet: Fleet) -> Iterable[Check]:
         yield Check(
             "inform", field, f"Runs of {', '.join(demo)} wait until their data is prepared."
         )
+
+
+def _grading(wanted: Wanted, fleet: Fleet) -> Iterable[Check]:
+    """Competitions of a checkout are graded by mle-bench, which each host needs for itself."""
+    field = "split" if wanted.split else "competitions"
+    facts_only = [each.name for each in wanted.competitions if not (each.is_demo or each.folder)]
+    if facts_only:
+        yield Check(
+            "block",
+            field,
+            f"There is no grader for {some(facts_only)}: only facts of them are known.",
+            "Set MLEBENCH_DIR to an mle-bench checkout that has them.",
+        )
+    official = [each.name for each in wanted.competitions if official_data.is_official(each)]
+    unable = [host for host in fleet.hosts if host.mlebench_error]
+    if not official or not unable:
+        return
+    if len(unable) == len(fleet.hosts):
+        yield Check(
+            "block",
+            field,
+            f"No host can grade {some(official)}. {unable[0].name}: {unable[0].mlebench_error}",
+            "Demo competitions need nothing of mle-bench's.",
+        )
+    else:
+        names = ", ".join(host.name for host in unable)
+        yield Check(
+            "inform",
+            field,
+            f"Runs of {some(official)} do not go to {names}: mle-bench's libraries, which grade "
+            "them, are missing there (./run mlebench).",
+        )
+
+
+def some(names: Sequence[str]) -> str:
+    """The first five, and how many more."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{', '.join(names[:5])}{more}"
 
 
 def _seeds(wanted: Wanted) -> Iterable[Check]:

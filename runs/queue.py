@@ -25,7 +25,7 @@ from mlebench_web.catalog.models import Agent, AgentImage, ContainerConfig
 from mlebench_web.fleet import hosts
 from mlebench_web.fleet.models import Gpu, Host, PreparedData
 from mlebench_web.process_start import started
-from runs import guards, layout
+from runs import graders, guards, layout
 from runs.core import placement
 from runs.core.container_config import limits_of
 from runs.core.failures import Cause
@@ -146,6 +146,8 @@ def adopt_grading(host: Host) -> Lease | None:
         if attempt.host_id == host.pk:
             continue
         if not data.is_prepared(attempt.run.competition):
+            continue
+        if graders.missing_here(attempt.run.competition):
             continue
         if not layout.attempt_folder(attempt).is_dir():
             continue
@@ -365,7 +367,12 @@ def offer_of(host: Host) -> Offer:
     )
     cpus = host.cpus or 0.0
     memory = max(0, (host.memory_bytes or 0) - host.memory_reserve_bytes)
-    ready = PreparedData.objects.filter(host=host, state=PreparedData.State.READY)
+    ready = list(
+        PreparedData.objects.filter(host=host, state=PreparedData.State.READY).values_list(
+            "competition__name", "competition__checkout"
+        )
+    )
+    official = {name for name, checkout in ready if checkout is not None}
     return Offer(
         host=host.name,
         slots=max(1, host.slots),
@@ -374,7 +381,9 @@ def offer_of(host: Host) -> Offer:
         engine=bool(host.engine_id) and not host.engine_error,
         engine_runtimes=frozenset(host.engine_runtimes),
         process_ready=not host.ml_python_error,
-        prepared=frozenset(ready.values_list("competition__name", flat=True)),
+        prepared=frozenset(name for name, _ in ready),
+        ungradable=frozenset(official) if host.mlebench_error else frozenset(),
+        why_ungradable=host.mlebench_error,
         image_ids=frozenset(host.image_ids),
         elsewhere_image_ids=frozenset(
             image

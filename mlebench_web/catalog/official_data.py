@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import yaml
 from django.conf import settings
 
 from mlebench_web.catalog import data, folders
@@ -28,6 +29,8 @@ from mlebench_web.catalog.models import Competition
 from mlebench_web.locks import alone
 
 SCRIPT = folders.BUILTIN / "run_mlebench_prepare.py"
+TRY_SCRIPT = folders.BUILTIN / "try_mlebench_graders.py"
+TRY_LIMIT_SECONDS = 180
 LOOK_EVERY_SECONDS = 1.0
 LAST_LINES = 20
 # What a child that runs other people's code has no use for.
@@ -119,6 +122,55 @@ def _lacks(python: Path, state: float) -> str:
     if lacking := answer.stdout.strip():
         return f"MLEBENCH_PYTHON={python} lacks {lacking}. `./run mlebench` installs it."
     return ""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """Graders of a checkout that were loaded: how many there are, and why some cannot be."""
+
+    graders: int
+    broken: dict[str, str]
+
+
+def try_graders(checkout: Path) -> Tried:
+    """Load each grader of a checkout in a child; takes seconds. Raises DataError."""
+    if why := cannot_grade():
+        raise DataError(why)
+    names, broken = grade_fns(checkout)
+    with tempfile.TemporaryDirectory(prefix="mlebench-web-try-") as there:
+        try:
+            done = subprocess.run(
+                [settings.MLEBENCH_PYTHON, "-B", TRY_SCRIPT, checkout, json.dumps(names)],
+                cwd=there,
+                env={"PATH": os.defpath, "LANG": "C.UTF-8", "HOME": there},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=TRY_LIMIT_SECONDS,
+                check=True,
+            )
+            said = json.loads(done.stdout.strip().splitlines()[-1])
+            return Tried(len(names) + len(broken), broken | dict(said))
+        except subprocess.TimeoutExpired as error:
+            raise DataError(f"Loading the graders took over {TRY_LIMIT_SECONDS} s.") from error
+        except subprocess.CalledProcessError as error:
+            tail = "\n".join(str(error.stderr).strip().splitlines()[-3:])
+            raise DataError(f"The graders of {checkout} cannot be loaded: {tail}") from error
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise DataError(f"The graders of {checkout} cannot be loaded: {error}") from error
+
+
+def grade_fns(checkout: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """ "module:function" of each competition of a checkout, and why some say none."""
+    names, broken = {}, {}
+    for config in sorted((checkout / "mlebench" / "competitions").glob("*/config.yaml")):
+        name = config.parent.name
+        try:
+            names[name] = str(yaml.safe_load(config.read_text())["grader"]["grade_fn"])
+        except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError) as error:
+            broken[name] = f"{config}: grader.grade_fn cannot be read: {error}"[:300]
+    return names, broken
 
 
 def start_over(competition: Competition) -> None:

@@ -26,6 +26,7 @@ HELP = """\
 ./run doctor            what is missing on this machine, and how to get it
 ./run setup-link        a new one-time link that makes the first admin
 ./run setup             only install what it needs
+./run mlebench [DIR]    install what the graders of an mle-bench checkout need
 ./run test [arguments]  run the tests; arguments go to pytest
 ./run check             linters, types, migrations, deployment checks
 ./run manage [command]  a command of manage.py
@@ -222,6 +223,9 @@ def main(arguments: list[str]) -> None:
                 install_web()
                 install_ml()
                 print("Ready: ./run starts mlebench-web.")
+            case "mlebench":
+                install_web()
+                go("-m", "mlebench_web.launcher.mlebench", *rest)
             case "test":
                 install_test()
                 install_ml()

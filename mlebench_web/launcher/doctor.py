@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 import docker
 from django.conf import settings
@@ -13,7 +14,9 @@ from django.core import checks
 from django.db import DatabaseError, connection
 from docker.errors import DockerException
 
-from mlebench_web.catalog.models import AgentImage
+from mlebench_web.catalog import official_data
+from mlebench_web.catalog.data import DataError
+from mlebench_web.catalog.models import AgentImage, Checkout
 from mlebench_web.fleet import gpus, inventory
 from mlebench_web.launcher import broker, environment, runfile
 from mlebench_web.launcher import engine as docker_engine
@@ -53,6 +56,7 @@ def examine() -> list[Finding]:
         disk,
         port,
         checkout,
+        official_grading,
     )
     return [finding for topic in topics for finding in topic()]
 
@@ -209,3 +213,41 @@ def checkout() -> Iterable[Finding]:
             "none: the demo competitions and built-in agents are there",
             "Clone https://github.com/openai/mle-bench and set MLEBENCH_DIR to the folder.",
         )
+
+
+def official_grading() -> Iterable[Finding]:
+    """Loads every grader of each checkout: some seconds."""
+    what = "mle-bench's graders"
+    folders = [folder for folder in checkouts() if (folder / "mlebench").is_dir()]
+    if not folders:
+        return
+    if why := official_data.cannot_grade():
+        yield Finding(
+            what,
+            Level.ABSENT,
+            f"{why} Until then only the demo competitions are graded here.",
+            f"./run mlebench {folders[0]}",
+        )
+        return
+    for folder in folders:
+        try:
+            tried = official_data.try_graders(folder)
+        except DataError as error:
+            yield Finding(what, Level.ABSENT, str(error), f"./run mlebench {folder}")
+            continue
+        good = tried.graders - len(tried.broken)
+        text = f"{good} of {tried.graders} competitions of {folder} can be graded"
+        if tried.broken:
+            name, why = next(iter(tried.broken.items()))
+            yield Finding(what, Level.ABSENT, f"{text}; {name}: {why}", f"./run mlebench {folder}")
+        else:
+            yield Finding(what, Level.FINE, text)
+
+
+def checkouts() -> list[Path]:
+    """Folders of MLEBENCH_DIR, and clones of git URLs where the database can be asked."""
+    try:
+        clones = Checkout.objects.filter(is_listed=True).exclude(url="").order_by("position")
+        return [*settings.MLEBENCH_DIRS, *(Path(row.path) for row in clones)]
+    except DatabaseError:
+        return list(settings.MLEBENCH_DIRS)

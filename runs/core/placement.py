@@ -64,6 +64,9 @@ class Offer:
     draining: bool = False
     put_aside: str = ""
     accepts_privileged: bool = False
+    # Competitions that cannot be graded here, and why: an agent's day must not end without a score.
+    ungradable: frozenset[str] = frozenset()
+    why_ungradable: str = ""
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,8 @@ def not_now(need: Need, offer: Offer) -> str:
         return "it is draining"
     if need.competition not in offer.prepared:
         return f"preparing data: {need.competition} is not ready there"
+    if need.competition in offer.ungradable:
+        return f"it cannot grade {need.competition}: {offer.why_ungradable.rstrip('.')}"
     if need.runtime == "docker":
         if not need.image_id:
             return "the agent's image is still being built"

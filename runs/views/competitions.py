@@ -106,11 +106,27 @@ def competition_page(request: SignedInRequest, name: str) -> HttpResponse:
         "hosts_without": Host.objects.exclude(
             prepared__in=competition.prepared.exclude(state=PreparedData.State.FAILED)
         ),
+        "cannot_grade": _cannot_grade(competition),
         "disk_needed": official_data.disk_needed(competition) if competition.checkout_id else None,
         "no_prepare": reason_against(request.user, "fleet.prepare"),
         "may_add": request.user.has_perm("runs.add_group"),
     }
     return render(request, "catalog/competition.html", context)
+
+
+def _cannot_grade(competition: Competition) -> str:
+    """What is missing for its grading on every host, and how to get it; "" when one can."""
+    if competition.is_demo:
+        return ""
+    if not competition.folder:
+        return (
+            "Only facts of it are known here. Its grader comes with a checkout of mle-bench: clone "
+            "https://github.com/openai/mle-bench and set MLEBENCH_DIR to the folder."
+        )
+    hosts = list(Host.objects.all()) if official_data.is_official(competition) else []
+    if not hosts or any(not host.mlebench_error for host in hosts):
+        return ""
+    return f"{hosts[0].name}: {hosts[0].mlebench_error}"
 
 
 def _description(competition: Competition) -> str:

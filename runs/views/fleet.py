@@ -14,6 +14,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
 from mlebench_web.accounts.rules import reason_against
+from mlebench_web.catalog.models import Checkout
 from mlebench_web.fleet import hosts
 from mlebench_web.fleet.models import Gpu, Host
 from mlebench_web.http import SignedInRequest
@@ -125,6 +126,7 @@ def host_page(request: SignedInRequest, name: str) -> HttpResponse:
         "recent": attempts.exclude(state__in=SUPERVISED).order_by("-ended_at")[:RECENT],
         "prepared": host.prepared.select_related("competition").order_by("competition__name"),
         "no_drain": reason_against(request.user, "fleet.drain"),
+        "has_checkout": Checkout.objects.filter(is_listed=True).exists(),
     }
     template = "fleet/host.html#live" if request.htmx else "fleet/host.html"
     return render(request, template, context)

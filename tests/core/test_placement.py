@@ -87,6 +87,15 @@ def test_what_does_not_fit_now(need: Need, offer: Offer, says: str) -> None:
     assert says in not_now(need, offer)
 
 
+def test_a_host_that_cannot_grade_the_competition_leaves_it_to_another() -> None:
+    """An agent's 24 hours must not end where nobody can give them a score."""
+    lacking = replace(OFFER, ungradable=frozenset({"a"}), why_ungradable="No mlebench here.")
+
+    assert not_now(NEED, lacking) == "it cannot grade a: No mlebench here"
+    assert not_now(replace(NEED, competition="b"), replace(lacking, prepared=frozenset("b"))) == ""
+    assert never_fits(NEED, lacking) == ""
+
+
 def test_an_image_that_no_host_has_is_claimed_so_that_its_loss_is_named() -> None:
     assert not_now(NEED, replace(OFFER, image_ids=frozenset())) == ""
 

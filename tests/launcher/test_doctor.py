@@ -12,6 +12,7 @@ from mlebench_web.fleet import gpus, inventory
 from mlebench_web.fleet.gpus import GpuFacts, GpuReading
 from mlebench_web.launcher import broker, doctor
 from mlebench_web.launcher.doctor import Level
+from tests.support import mini_mlebench
 
 
 def test_all_topics_are_examined_also_where_there_is_no_engine(db: None, settings: Any) -> None:
@@ -101,3 +102,43 @@ def test_a_machine_without_an_embedded_broker_is_told_what_to_install(
     assert "redis-server" in finding.text
     with pytest.raises(broker.NoBroker):
         broker.binary()
+
+
+# ---------------------------------------------------------------------------- official grading
+
+
+def test_without_a_checkout_nothing_is_said_of_its_graders(settings: Any, db: None) -> None:
+    settings.MLEBENCH_DIRS = []
+
+    assert list(doctor.official_grading()) == []
+
+
+def test_a_checkout_without_mlebenchs_libraries_names_the_command(
+    settings: Any, tmp_path: Path, db: None
+) -> None:
+    mini_mlebench.add(tmp_path)
+    settings.MLEBENCH_DIRS = [tmp_path]
+    settings.MLEBENCH_PYTHON = tmp_path / "nowhere"
+
+    [finding] = doctor.official_grading()
+
+    assert finding.level is Level.ABSENT
+    assert finding.fix == f"./run mlebench {tmp_path}"
+    assert "only the demo competitions are graded" in finding.text
+
+
+def test_each_grader_of_a_checkout_is_loaded_and_the_broken_one_named(
+    settings: Any, tmp_path: Path, db: None
+) -> None:
+    mini_mlebench.add(tmp_path, pears="import levenshtein_of_nowhere\n")
+    settings.MLEBENCH_DIRS = [tmp_path]
+    settings.MLEBENCH_PYTHON = settings.ML_PYTHON
+
+    [finding] = doctor.official_grading()
+    mini_mlebench.add(tmp_path)
+    [repaired] = doctor.official_grading()
+
+    assert finding.level is Level.ABSENT
+    assert "1 of 2 competitions" in finding.text
+    assert "our-pears: ModuleNotFoundError" in finding.text
+    assert (repaired.level, "2 of 2" in repaired.text) == (Level.FINE, True)

@@ -17,7 +17,8 @@ def make_lab() -> Host:
         factories.make_image(factories.make_agent(name))
     diamonds = factories.make_competition("demo-diamond-prices")
     trees = factories.make_competition("demo-tree-crowns")
-    real = factories.make_competition("spaceship-titanic", is_demo=False)
+    folder = "/nowhere/spaceship-titanic"
+    real = factories.make_competition("spaceship-titanic", is_demo=False, folder=folder)
     factories.make_split("demo", [diamonds, trees], position=0)
     factories.make_split("low", [real], position=1)
     factories.make_config("demo", position=0)

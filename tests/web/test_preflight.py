@@ -7,7 +7,7 @@ import pytest
 
 from mlebench_web.accounts import vault
 from mlebench_web.accounts.models import Role
-from mlebench_web.catalog.models import Agent, AgentImage, Checkout
+from mlebench_web.catalog.models import Agent, AgentImage, Checkout, Competition
 from mlebench_web.fleet.models import Host, PreparedData
 from runs import preflight, submit
 from runs.request import RequestInvalid, RunGroupRequest
@@ -330,6 +330,42 @@ def test_demo_data_that_is_not_prepared_is_only_said(lab: Host) -> None:
 
     assert found(DEMO, "block") == []
     assert "demo-diamond-prices, demo-tree-crowns wait" in found(DEMO, "inform")[0]
+
+
+# ---------------------------------------------------------------------------------------- grading
+
+LACKS = "There is no .venv-mlebench/bin/python. `./run mlebench` makes one."
+
+
+def of_a_checkout() -> None:
+    checkout = Checkout.objects.create(name="mle-bench", path="/nowhere")
+    Competition.objects.filter(name="spaceship-titanic").update(checkout=checkout)
+
+
+def test_without_mlebench_on_any_host_a_competition_of_a_checkout_blocks(lab: Host) -> None:
+    of_a_checkout()
+    Host.objects.update(mlebench_error=LACKS)
+
+    (message,) = found(REAL, "block")
+
+    assert message == f"split: No host can grade spaceship-titanic. box-1: {LACKS}"
+    assert found(DEMO, "block") == []
+
+
+def test_hosts_that_cannot_grade_are_named_where_another_can(lab: Host) -> None:
+    of_a_checkout()
+    factories.make_host("box-2", mlebench_error=LACKS)
+
+    assert found(REAL, "block") == []
+    assert any("do not go to box-2" in message for message in found(REAL, "inform"))
+
+
+def test_a_competition_of_which_only_facts_are_known_blocks(lab: Host) -> None:
+    Competition.objects.filter(name="spaceship-titanic").update(folder="")
+
+    (message,) = found(REAL, "block")
+
+    assert "There is no grader for spaceship-titanic" in message
 
 
 # ---------------------------------------------------------------------------------- comparability

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -214,6 +215,23 @@ def test_without_mlebenchs_libraries_it_is_said_how_to_get_them(
         500,
         {"error": "An unexpected error occurred.", "details": "The grader is not available."},
     )
+
+
+def test_a_python_without_pandas_is_not_taken_for_mlebenchs(
+    settings: Settings, tmp_path: Path
+) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], check=True)
+    settings.MLEBENCH_PYTHON = tmp_path / "env" / "bin" / "python"
+
+    assert official_data.cannot_grade().endswith(
+        "lacks pandas sklearn. `./run mlebench` installs it."
+    )
+    # Installed meanwhile: it is asked again.
+    [packages] = (tmp_path / "env" / "lib").glob("python*/site-packages")
+    for name in ("pandas", "sklearn"):
+        write(packages, f"{name}/__init__.py", "")
+    os.utime(packages, (packages.stat().st_atime, packages.stat().st_mtime + 5))
+    assert official_data.cannot_grade() == ""
 
 
 def test_a_competition_of_ours_needs_no_mlebench(settings: Settings, tmp_path: Path) -> None:
