@@ -118,9 +118,13 @@ def test_the_agents_clock_is_believed_within_what_is_known(seat: Seat, attempt: 
     assert first.began_seconds == 0
     assert first.ended_seconds == pytest.approx(seat.watch.active(), abs=30)
 
+    # 100 s of active time later; the last look was 10 s ago.
+    seat.watch.clock.before += 100
+    seat.part._read_at = time.monotonic() - 10
     seat.look(started(2, t=now - 1e6))
 
-    assert attempt.steps.get(number=2).began_seconds == pytest.approx(first.ended_seconds, abs=0.01)
+    second = attempt.steps.get(number=2)
+    assert second.began_seconds == pytest.approx(seat.watch.active() - 10, abs=5)
 
 
 def test_an_adopting_supervisor_loses_no_event_and_counts_none_twice(
