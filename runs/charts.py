@@ -337,12 +337,13 @@ def score_curve(
         parts.append(
             format_html(
                 '<line class="ax" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>'
-                '<text x="{0}" y="{3}" text-anchor="middle">{4}</text>',
+                '<text x="{0}" y="{3}" text-anchor="{5}">{4}</text>',
                 f"{x(mark):.1f}",
                 top,
                 bottom,
                 bottom + 12,
                 _axis_words(mark, whole),
+                "middle" if mark else "start",
             )
         )
     names = (
@@ -426,6 +427,7 @@ def _marks(whole: float) -> list[float]:
 def _axis_words(seconds: float, whole: float) -> str:
     if whole > 2 * 3600:
         return f"{seconds / 3600:g} h"
-    if whole > 120:
+    # Up to here the marks are 20 or 30 s apart.
+    if whole > 300:
         return f"{seconds / 60:g} min"
     return f"{seconds:g} s"

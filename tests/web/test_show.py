@@ -171,6 +171,17 @@ def test_a_timeline_keeps_the_order_and_escapes_names() -> None:
 LOWER = Thresholds(gold=0.1, silver=0.2, bronze=0.3, median=0.4, is_lower_better=True)
 
 
+@pytest.mark.parametrize("seconds", [1, 9, 154, 250, 301, 900, 5000, 7300, 40_000, 86_400])
+def test_marks_on_the_axis_of_time_are_round_numbers(seconds: int) -> None:
+    stretch = Stretch("1", [Piece(0, seconds, "f-run", "")], "")
+
+    texts = [each.text or "" for each in svg(timeline([stretch], limit_seconds=None)).iter()]
+
+    marks = [text for text in texts if text.endswith((" s", " min", " h"))]
+    assert len(marks) >= 2
+    assert all(len(mark.split()[0]) <= 4 for mark in marks), marks
+
+
 def test_a_score_curve_rises_as_scores_get_better_and_says_so_in_words() -> None:
     points = [Scored(60, 0.5), Scored(600, 0.35), Scored(3000, 0.15)]
 
