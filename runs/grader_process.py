@@ -256,7 +256,9 @@ def ending(seen: dict[str, Any], *, signal: int | None = None, over_time: bool =
 @contextlib.contextmanager
 def private(tick: Callable[[], None], kind: Kind = Kind.OURS) -> Iterator[Path]:
     """A grader process for one use, where the host service's does not answer."""
-    with tempfile.TemporaryDirectory(prefix="mlebench-web-") as folder:
+    # Among the other sockets: elsewhere the path may be too long for one.
+    settings.SOCKETS_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(prefix="g-", dir=settings.SOCKETS_DIR) as folder:
         process = GraderProcess(Path(folder) / "g", kind=kind)
         try:
             process.start(tick)

@@ -5,21 +5,13 @@ from the data folder (database, sockets, attempts) follows from the test's. Chil
 test inherit the environment, and with it the same folder.
 """
 
-import atexit
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
+from tests.support import temporary
+
 if "MLEBENCH_WEB_TEST_DATA" not in os.environ:
-    # Short: a Unix socket's path has at most 107 bytes.
-    made = tempfile.mkdtemp(prefix="mlw-")
-    # Agents of the process runtime and containers run as other users and must get through.
-    Path(made).chmod(0o755)
-    os.environ["MLEBENCH_WEB_TEST_DATA"] = made
-    maker = os.getpid()
-    # Forked children run this too, and must leave the folder alone.
-    atexit.register(lambda: os.getpid() == maker and shutil.rmtree(made, ignore_errors=True))
+    os.environ["MLEBENCH_WEB_TEST_DATA"] = str(temporary.session_folder())
 
 data = Path(os.environ["MLEBENCH_WEB_TEST_DATA"], os.environ.get("PYTEST_XDIST_WORKER", "main"))
 (data / "static").mkdir(parents=True, exist_ok=True)

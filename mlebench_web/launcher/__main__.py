@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -38,6 +39,7 @@ def main() -> int:
     terminal = Terminal()
     try:
         with runfile.hold(options.data):
+            empty(environment.temporary_folder(options.data))
             port = environment.free_port(options.host, options.port)
             return Product(replace(options, port=port), terminal).run()
     except runfile.AlreadyRunning as running:
@@ -45,6 +47,12 @@ def main() -> int:
     except (CannotStart, PortTaken, broker.NoBroker, PermissionError) as error:
         terminal.say(f"✗ {error}")
         return 2
+
+
+def empty(folder: Path) -> None:
+    """Only while the data folder is held: nobody of ours has a file there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def beside(info: dict[str, Any], options: Options, terminal: Terminal) -> int:

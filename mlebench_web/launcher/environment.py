@@ -64,12 +64,18 @@ def for_parts(options: Options, inherited: Mapping[str, str] = os.environ) -> di
     env["MLEBENCH_WEB_DATA"] = str(options.data)
     env.setdefault("SOCKETS_DIR", str(sockets.folder_for(options.data)))
     env["BASE_IMAGE"] = options.base_image
+    # What a killed part leaves there is swept at the next start; in /tmp it would stay.
+    env.setdefault("TMPDIR", str(temporary_folder(options.data)))
     env.setdefault("PUBLIC_URL", options.address)
     names = allowed_hosts(options.host)
     env.setdefault("ALLOWED_HOSTS", ",".join(names))
     origins = ",".join(f"http://{name}:{options.port}" for name in names)
     env.setdefault("CSRF_TRUSTED_ORIGINS", origins)
     return env
+
+
+def temporary_folder(data: Path) -> Path:
+    return data / "tmp"
 
 
 def allowed_hosts(host: str) -> list[str]:

@@ -23,11 +23,11 @@ import json
 import os
 import resource
 import selectors
+import shutil
 import signal
 import socket
 import stat
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -288,8 +288,12 @@ def listen(path: Path) -> socket.socket:
 
 def main(path: Path, kind: str) -> None:
     listener = listen(path)
-    # Some graders' libraries write caches into the working directory.
-    with tempfile.TemporaryDirectory(prefix="mlebench-web-grader-") as scratch:
+    # Some graders' libraries write caches into the working directory. Beside the socket, whose lock
+    # we hold, so that what a killed process has left is found and removed.
+    scratch = path.with_name(f"{path.name}.tmp")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(mode=0o700)
+    try:
         os.chdir(scratch)
         if kind == "official":
             official.warm_up()
@@ -301,7 +305,9 @@ def main(path: Path, kind: str) -> None:
         # Only now: who can connect is answered at once.
         listener.listen(64)
         Server(listener).serve()
+    finally:
         os.chdir("/")
+        shutil.rmtree(scratch, ignore_errors=True)
     path.unlink(missing_ok=True)
 
 

@@ -112,10 +112,13 @@ def test_a_killed_run_leaves_nothing_and_the_next_one_starts(product: Product) -
     assert product.process
     product.process.kill()
     product.process.wait()
+    left = product.data / "tmp" / "half-a-file"
+    left.touch()
 
     product.start()
 
     assert not [each for each in processes if is_alive(each)]
+    assert not left.exists()
     assert get(f"{product.address}/healthz")[0] == 200
 
 

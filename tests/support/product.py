@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 OURS = (
     "MLEBENCH_WEB_DATA",
     "MLEBENCH_WEB_TEST_DATA",
+    "TMPDIR",
     "DJANGO_SETTINGS_MODULE",
     "HOST_NAME",
     "SECRET_KEY",

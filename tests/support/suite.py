@@ -1,73 +1,88 @@
 """`./run test`: the whole suite on SQLite, and what touches the database on PostgreSQL too.
 
-Arguments go to pytest, in both legs. The last line adds both up.
+Three pytest runs ("legs") with the same arguments. Tests of containers, browsers and the whole
+product mostly wait, so they run beside the others, and their output is shown after those. The last
+line adds all up.
 """
 
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 
-from tests.support import postgres
+from tests.support import postgres, temporary
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NOTHING_COLLECTED = 5
 KINDS = ("passed", "failed", "skipped", "errors")
+LOOK_EVERY_SECONDS = 0.2
 
 
 def main(arguments: list[str]) -> int:
-    with tempfile.TemporaryDirectory(prefix="mlw-") as name, postgres.server() as url:
-        folder = Path(name)
-        first = Leg(folder / "sqlite", arguments)
-        # Beside the first: two cores, and most tests wait for engines, browsers and processes.
-        second = Leg(
-            folder / "postgres",
-            arguments,
-            into=folder / "postgres.out",
-            DATABASE_URL=url,
-            MLEBENCH_WEB_TEST_LEG="database",
-        )
-        print("SQLite, all tests (PostgreSQL beside it, shown after this):", flush=True)
-        status = first.wait()
-        if status not in (0, 1, NOTHING_COLLECTED):
-            # Interrupted, or wrong arguments: pytest has said so.
-            second.stop()
-            return status
-        second_status = second.wait()
-        print("\nPostgreSQL, the tests that touch the database:", flush=True)
-        print((folder / "postgres.out").read_text(), end="")
-        total = first.counts() + second.counts()
+    folder = temporary.session_folder()
+    with postgres.server() as url:
+        machine = Leg("machine", folder, arguments, aside=True)
+        legs = [machine]
+        say("Tests of rules, pages and commands, on SQLite (containers and browsers beside them):")
+        for leg, env in (("plain", {}), ("database", {"DATABASE_URL": url})):
+            if leg == "database":
+                say("The tests that touch the database, on PostgreSQL:")
+            legs.append(Leg(leg, folder, arguments, **env))
+            if legs[-1].wait() not in (0, 1, NOTHING_COLLECTED):
+                # Interrupted, or wrong arguments: pytest has said so.
+                machine.stop()
+                return legs[-1].wait()
+        say("Tests of containers, browsers and the whole product, on SQLite:")
+        machine.show()
+        total: Counter[str] = sum((leg.counts() for leg in legs), Counter())
         words = [f"{total[kind]} {kind}" for kind in KINDS if total[kind] or kind in KINDS[:2]]
         print(", ".join(words) + " (both databases together)", flush=True)
-    if status == second_status == NOTHING_COLLECTED:
-        return NOTHING_COLLECTED
-    return max(code for code in (status, second_status) if code != NOTHING_COLLECTED)
+    codes = [code for leg in legs if (code := leg.wait()) != NOTHING_COLLECTED]
+    return max(codes, default=NOTHING_COLLECTED)
+
+
+def say(title: str) -> None:
+    print(f"\n{title}", flush=True)
 
 
 class Leg:
-    """One pytest run, under way."""
+    """One pytest run, under way; `aside` keeps what it writes for `show`."""
 
     def __init__(
-        self, counts: Path, arguments: list[str], *, into: Path | None = None, **env: str
+        self, name: str, folder: Path, arguments: list[str], *, aside: bool = False, **env: str
     ) -> None:
-        self._counts = counts
+        self._counts = folder / f"{name}.counts"
+        self._out = folder / f"{name}.out"
+        own = {"MLEBENCH_WEB_TEST_COUNTS": str(self._counts), "MLEBENCH_WEB_TEST_LEG": name}
         with contextlib.ExitStack() as stack:
-            out = stack.enter_context(into.open("wb")) if into else None
+            out = stack.enter_context(self._out.open("wb")) if aside else None
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "pytest", *arguments],
                 cwd=ROOT,
-                env=os.environ | {"MLEBENCH_WEB_TEST_COUNTS": str(counts)} | env,
+                env=os.environ | own | env,
                 stdout=out,
                 stderr=out,
             )
 
     def wait(self) -> int:
         return self._process.wait()
+
+    def show(self) -> None:
+        """Print what it has written, and what it still writes, until it ends."""
+        with self._out.open("rb") as written:
+            while True:
+                over = self._process.poll() is not None
+                shutil.copyfileobj(written, sys.stdout.buffer)
+                sys.stdout.buffer.flush()
+                if over:
+                    return
+                time.sleep(LOOK_EVERY_SECONDS)
 
     def stop(self) -> None:
         # As Ctrl-C: fixtures still clean up.

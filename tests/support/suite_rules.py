@@ -1,16 +1,18 @@
-"""Rules of the whole suite, as a pytest plugin: what CI may not skip, and the database leg."""
+"""Rules of the whole suite, as a pytest plugin: what CI may not skip, and the legs."""
 
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 # The reasons for which a test may be skipped in CI: what CI has no way to install.
 ALLOWED_SKIPS = ("the shared folder is absent", "MLEBENCH_DIR names no checkout of mle-bench")
-# "database": only tests that touch the database, for a second run on PostgreSQL.
+# "machine": only tests of containers, browsers and the whole product, which mostly wait;
+# "plain": all others; "database": of those, what touches the database, for a run on PostgreSQL.
+# Empty: all tests.
 LEG = os.environ.get("MLEBENCH_WEB_TEST_LEG", "")
 # A file that gets the counts, for the runner that adds up both legs.
 COUNTS = os.environ.get("MLEBENCH_WEB_TEST_COUNTS", "")
@@ -18,18 +20,31 @@ COUNTS = os.environ.get("MLEBENCH_WEB_TEST_COUNTS", "")
 counts: Counter[str] = Counter()
 
 
+def uses_machine(item: pytest.Item) -> bool:
+    if any(item.get_closest_marker(name) for name in ("docker", "browser")):
+        return True
+    return bool(set(getattr(item, "fixturenames", ())) & {"product", "running_product", "engine"})
+
+
 def touches_database(item: pytest.Item) -> bool:
     fixtures = set(getattr(item, "fixturenames", ()))
     asks = bool(item.get_closest_marker("django_db") or fixtures & {"db", "transactional_db"})
     # Engines and browsers don't care about the database; what is slow is slow for other reasons.
-    others = ("docker", "browser", "slow")
-    return asks and not any(item.get_closest_marker(name) for name in others)
+    return asks and not uses_machine(item) and not item.get_closest_marker("slow")
+
+
+TAKES: dict[str, Callable[[pytest.Item], bool]] = {
+    "": lambda item: True,
+    "machine": uses_machine,
+    "plain": lambda item: not uses_machine(item),
+    "database": touches_database,
+}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if LEG != "database":
+    kept = [item for item in items if TAKES[LEG](item)]
+    if len(kept) == len(items):
         return
-    kept = [item for item in items if touches_database(item)]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
     items[:] = kept
 
