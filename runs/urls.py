@@ -14,6 +14,7 @@ from runs.views import (
     ops,
     regrades,
     run,
+    run_log,
 )
 
 urlpatterns = [
@@ -35,8 +36,10 @@ urlpatterns = [
     path("runs/<int:pk>/cancel/", run.cancel, name="cancel_run"),
     path("runs/<int:pk>/rerun/", run.rerun, name="rerun_run"),
     path("runs/<int:pk>/checkpoint/", run.checkpoint, name="checkpoint_run"),
-    path("runs/<int:pk>/attempts/<int:number>/log/", run.log_lines, name="run_log"),
-    path("runs/<int:pk>/attempts/<int:number>/log/<str:source>.log", run.raw_log, name="raw_log"),
+    path("runs/<int:pk>/attempts/<int:number>/log/", run_log.log_lines, name="run_log"),
+    path(
+        "runs/<int:pk>/attempts/<int:number>/log/<str:source>.log", run_log.raw_log, name="raw_log"
+    ),
     path("runs/<int:pk>/attempts/<int:number>/files/<path:path>", run.artifact, name="artifact"),
     path("experiments/<int:pk>/", experiments.experiment_page, name="experiment"),
     path("leaderboard/", leaderboard.page, name="leaderboard"),
