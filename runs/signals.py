@@ -1,5 +1,6 @@
-"""Celery's own signals: a worker's sign of life, and its first bell."""
+"""Celery's own signals: a worker's sign of life, its first bell, and its end."""
 
+import signal
 import time
 
 import structlog
@@ -27,6 +28,12 @@ def ring_at_start(sender: object, **_: object) -> None:
         worker_guard.write_identity(host.name)
         _host_worker_beat_at = time.monotonic()
         bell.ring(only=host)
+
+
+@worker_ready.connect
+def end_on_ctrl_c_as_on_sigterm(**_: object) -> None:
+    """Celery's first Ctrl-C waits for its tasks, which would be for the longest run's end."""
+    signal.signal(signal.SIGINT, signal.getsignal(signal.SIGTERM))
 
 
 @heartbeat_sent.connect

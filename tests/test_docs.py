@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from runs.core.failures import EXPLAINED, Cause
+
 ROOT = Path(__file__).resolve().parent.parent
 # Variables that are read elsewhere than in settings.py, with where.
 READ_ELSEWHERE = {
@@ -55,6 +57,19 @@ def test_every_setting_is_documented_and_every_documented_one_is_there() -> None
     for name, path in READ_ELSEWHERE.items():
         assert name in path.read_text()
         assert name in documented_variables()
+
+
+def test_every_cause_is_explained_on_its_page_in_the_words_of_the_product() -> None:
+    rows = re.findall(
+        r"^\| `(\w+)` \| ([^|]*) \| ?([^|]*?) ?\|",
+        (ROOT / "docs" / "causes.md").read_text(),
+        re.MULTILINE,
+    )
+
+    assert {name: (what, fix) for name, what, fix in rows} == {
+        cause.value: words for cause, words in EXPLAINED.items()
+    }
+    assert set(EXPLAINED) == set(Cause)
 
 
 def test_the_readme_shows_the_two_commands() -> None:
