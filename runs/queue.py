@@ -17,7 +17,7 @@ import psutil
 import structlog
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Avg, Prefetch, QuerySet
+from django.db.models import Avg, F, Prefetch, QuerySet
 from django.db.models.functions import Now
 
 from mlebench_web.catalog import data, images
@@ -433,6 +433,7 @@ def reap(patience: Reaping = _reaping) -> list[Attempt]:
     worker host there is no relaunch by time: losing sight of a healthy container is no reason to
     start it anew. Grading is never lost: see `adopt_grading`.
     """
+    prove_that_it_takes_writes()
     at = hosts.now()
     patience.tick(database=at.timestamp(), monotonic=time.monotonic())
     say_when_leases_count(patience, at)
@@ -451,11 +452,20 @@ def reap(patience: Reaping = _reaping) -> list[Attempt]:
     return sealed
 
 
+def prove_that_it_takes_writes() -> None:
+    """A database that only answers questions is an outage too: no host could renew a lease.
+
+    So it is when a process that stands still holds SQLite's lock. Raises OperationalError, and the
+    reaper misses its tick.
+    """
+    Installation.this()
+    Installation.objects.update(trust_leases_from=F("trust_leases_from"))
+
+
 def say_when_leases_count(patience: Reaping, at: datetime) -> None:
     """For pages: until then an expired lease says nothing about the host."""
     wait = patience.seconds_until_leases_count()
     if wait > 0:
-        Installation.this()
         Installation.objects.update(trust_leases_from=at + timedelta(seconds=wait))
 
 

@@ -3,10 +3,11 @@
 import threading
 import uuid
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 from django.conf import settings
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, OperationalError, connection, transaction
 from django.utils import timezone
 
 from mlebench_web.fleet import hosts
@@ -368,6 +369,42 @@ def test_a_host_whose_service_still_answers_is_not_lost(silent: Attempt, box: Ho
 
 def test_a_reaper_after_an_outage_waits(silent: Attempt, box: Host) -> None:
     assert queue.reap(Reaping(ttl=90, lost_after=900)) == []
+
+
+def test_a_database_that_took_no_writes_is_an_outage_to_the_reaper(
+    box: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answered questions all the time, and no host could say that it is there."""
+    patience, begin, now = Reaping(ttl=90, lost_after=900), timezone.now(), 0
+
+    def reap_until(seconds: int) -> list[Attempt]:
+        nonlocal now
+        while now < seconds:
+            now += 30
+            sealed = queue.reap(patience)
+        return sealed
+
+    def refuse() -> None:
+        raise OperationalError("database is locked")
+
+    monkeypatch.setattr(queue, "time", SimpleNamespace(monotonic=lambda: float(now)))
+    monkeypatch.setattr(hosts, "now", lambda: begin + timedelta(seconds=now))
+    reap_until(990)
+    assert patience.may_lose_hosts()
+    long_ago = begin - timedelta(hours=1)
+    host = factories.make_host("silent", worker_seen_at=long_ago, service_seen_at=long_ago)
+    factories.make_run(state=State.RUNNING, host=host, lease_until=long_ago)
+
+    with monkeypatch.context() as locked:
+        locked.setattr(queue, "prove_that_it_takes_writes", refuse)
+        while now < 1200:
+            now += 30
+            with pytest.raises(OperationalError):
+                queue.reap(patience)
+
+    Host.objects.filter(pk=box.pk).update(worker_seen_at=begin + timedelta(hours=1))
+    assert reap_until(2100) == []
+    assert len(reap_until(2130)) == 1, "900 s after it took writes again"
 
 
 def test_a_lease_that_has_not_expired_is_left_alone(silent: Attempt, box: Host) -> None:
