@@ -3,6 +3,7 @@
 
     bench/chaos.py --faults 40 --seed 1 --db sqlite
     bench/chaos.py --faults 40 --seed 1 --db postgres
+    bench/chaos.py --resume --faults 12 --seed 1   runs go on from checkpoints
     bench/chaos.py --db sqlite --break fencing     must end non-zero: a guard is switched off
     bench/chaos.py --upgrades 20 --db sqlite       workers stopped and started in a row, under load
 

@@ -1,7 +1,8 @@
-"""The agent of the chaos runs: it counts steps, prints numbered lines, then submits.
+"""The image of the chaos runs, with two agents in it that count steps and print numbered lines.
 
-Each step is written to /home/code/steps with the machine's monotonic clock, which all containers
-and this bench share: gaps between two steps are agent time that was lost.
+`count.py` knows no checkpoint. It writes each step to /home/code/steps with the machine's monotonic
+clock, which all containers and this bench share: gaps between two steps are agent time that was
+lost. The other one is the product's own `marathon`, which goes on from its checkpoints.
 """
 
 import hashlib
@@ -14,6 +15,8 @@ from pathlib import Path
 import docker
 from docker.errors import DockerException, ImageNotFound
 
+from mlebench_web.catalog import folders
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 BASE_IMAGE = os.environ.get("TEST_BASE_IMAGE", "mlebench-web-base:trixie-min")
 # Kept between calls; the first one needs Debian's packages.
@@ -25,12 +28,12 @@ STEP_SECONDS = 0.2
 DOCKERFILE = """\
 ARG BASE_IMAGE
 FROM ${BASE_IMAGE}
-RUN command -v python3 || { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install \
-    -q -y --no-install-recommends python3-minimal && rm -rf /var/lib/apt/lists/*; }
+RUN python3 -c 'import json, shutil' || { apt-get update -q && DEBIAN_FRONTEND=noninteractive \
+    apt-get install -q -y --no-install-recommends python3 && rm -rf /var/lib/apt/lists/*; }
 RUN useradd --create-home --uid 1000 nonroot && mkdir -p /home/agent && install -d -m 0700 /private
 RUN touch /private/grading_server.py
 COPY entrypoint.sh /entrypoint.sh
-COPY start.sh count.py /home/agent/
+COPY start.sh count.py marathon.py marathon_step.py /home/agent/
 ENTRYPOINT ["/entrypoint.sh"]
 """
 ENTRYPOINT = """\
@@ -41,6 +44,7 @@ exec python3 -I -S /private/grading_server.py
 """
 START = """\
 #!/bin/bash
+[ -z "${MARATHON_STEPS:-}" ] || exec python3 /home/agent/marathon.py
 exec python3 -u /home/agent/count.py
 """
 COUNT = f"""\
@@ -65,13 +69,17 @@ FILES = {
     "entrypoint.sh": (ENTRYPOINT, 0o755),
     "start.sh": (START, 0o755),
     "count.py": (COUNT, 0o644),
+    **{
+        name: ((folders.AGENTS / "marathon" / name).read_text(), 0o644)
+        for name in ("marathon.py", "marathon_step.py")
+    },
 }
 
 
 def provide(client: docker.DockerClient, url: str) -> str:
     """The id of the agent's image on this engine: from the cache, else made. Raises SystemExit."""
     digest = hashlib.sha256("".join(text for text, _ in FILES.values()).encode()).hexdigest()[:12]
-    archive = CACHE / f"chaos-agent-{digest}.tar"
+    archive = CACHE / f"chaos-agents-{digest}.tar"
     if archive.exists():
         with archive.open("rb") as file:
             (image,) = client.images.load(file)
@@ -88,7 +96,7 @@ def provide(client: docker.DockerClient, url: str) -> str:
     image, _ = client.images.build(
         fileobj=context,
         custom_context=True,
-        tag="mlebench-web-chaos-agent",
+        tag="mlebench-web-chaos-agents",
         buildargs={"BASE_IMAGE": BASE_IMAGE},
         network_mode="host",
         rm=True,
@@ -98,7 +106,7 @@ def provide(client: docker.DockerClient, url: str) -> str:
     with temporary.open("wb") as file:
         file.writelines(image.save(named=True))
     temporary.replace(archive)
-    for old in CACHE.glob("chaos-agent-*.tar"):
+    for old in CACHE.glob("chaos-agents-*.tar"):
         if old != archive:
             old.unlink()
     return str(image.id)
@@ -122,6 +130,34 @@ def provide_base(client: docker.DockerClient, url: str) -> None:
     )
     if done.returncode:
         raise SystemExit(f"{BASE_IMAGE} could not be made: {done.stderr[-1500:]}")
+
+
+def provide_baseline(client: docker.DockerClient, url: str) -> str:
+    """The id of the product's own `baseline` on this engine, which has libraries for learning.
+
+    From the machine's engine when it runs: it need not build what it has built before. Raises
+    SystemExit.
+    """
+    from mlebench_web.catalog import images
+    from mlebench_web.catalog.models import Agent
+
+    baseline = Agent.objects.get(name="baseline")
+    try:
+        builder = docker.from_env(timeout=900)
+    except DockerException:
+        builder = docker.DockerClient(url, timeout=900)
+        provide_base(builder, url)
+    try:
+        image = images.build(baseline, builder, base_image=BASE_IMAGE, progress=lambda _: None)
+        try:
+            client.images.get(image.image_id)
+        except ImageNotFound:
+            copy(builder, client, image.image_id)
+    except images.BuildFailed as error:
+        raise SystemExit(f"The image of baseline could not be built: {error}") from error
+    finally:
+        builder.close()
+    return image.image_id
 
 
 def copy(archive_from: docker.DockerClient, to: docker.DockerClient, image_id: str) -> None:

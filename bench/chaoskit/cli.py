@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from chaoskit import engines, faults, invariants, measure, report
+from chaoskit import crew, engines, faults, invariants, losses, measure, report, resumed
 from chaoskit.ledger import Fault
 from chaoskit.world import ROOT, World
 
@@ -41,6 +41,7 @@ def main() -> int:
     world = World(
         database=options.db,
         seed=options.seed,
+        crew=crew_for(options),
         break_guard=options.guard,
         leases=measure.USUAL_LEASES if options.cut_minutes else None,
         say=say,
@@ -66,9 +67,8 @@ def main() -> int:
         elif options.guard:
             return broken(world, options, began)
         else:
-            for kind in faults.schedule(
-                world, options.faults, only=options.only, quick=options.quick
-            ):
+            plan = faults.schedule(kinds(world, options), options.faults, world.random)
+            for kind in plan:
                 if strike(world, kind) is None:
                     break
         return finish(world, monitor, options, began)
@@ -84,13 +84,42 @@ def main() -> int:
         world.stop()
 
 
+AGAINST = faults.AGAINST | losses.AGAINST
+
+
+def crew_for(options: argparse.Namespace) -> crew.Crew:
+    """Who works in the fleet."""
+    if options.guard in losses.AGAINST:
+        # More to save: a fault in the middle of it is likelier.
+        return crew.resuming(padding_bytes=24 * 2**20, learns=False)
+    if options.resume:
+        return crew.resuming(learns=not options.quick)
+    if options.guard or options.upgrades or options.losses or options.cut_minutes:
+        return crew.counters()
+    return crew.usual()
+
+
+def kinds(world: World, options: argparse.Namespace) -> list[faults.Kind]:
+    """What is done to it."""
+    resume = options.resume or options.guard in losses.AGAINST
+    of, quick = (losses.KINDS, losses.QUICK) if resume else (faults.KINDS, faults.QUICK)
+    return [
+        kind
+        for kind in faults.possible(of, world)
+        if options.only in kind.name and (kind.name in quick or not options.quick)
+    ]
+
+
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench/chaos.py", description=__doc__)
     parser.add_argument("--faults", type=int, default=40)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--db", choices=("sqlite", "postgres"), default="sqlite")
-    parser.add_argument("--break", dest="guard", choices=list(faults.AGAINST), default="")
+    parser.add_argument("--break", dest="guard", choices=list(AGAINST), default="")
     parser.add_argument("--quick", action="store_true", help="20 faults in under three minutes")
+    parser.add_argument(
+        "--resume", action="store_true", help="containers and hosts lost; runs go on"
+    )
     parser.add_argument("--upgrades", type=int, default=0, help="SIGTERM and new start, so often")
     parser.add_argument(
         "--losses", type=int, default=0, help="hosts lost, so often: time to the new container"
@@ -103,7 +132,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--logs", type=Path, help="a folder for the logs of all parts")
     options = parser.parse_args(arguments)
     if options.quick:
-        options.faults = 20
+        options.faults = 4 if options.resume else 20
     if options.cut_minutes and options.db != "postgres":
         parser.error("--cut-minutes: SQLite has no network to cut; add --db postgres")
     if options.faults < 1:
@@ -163,7 +192,7 @@ def what_is_wrong(world: World) -> str:
 
 def broken(world: World, options: argparse.Namespace, began: float) -> int:
     """With a guard off: faults against it until the first violation."""
-    for kind in faults.schedule(world, 1000, options.guard):
+    for kind in faults.against(kinds(world, options), AGAINST[options.guard]):
         if world.ledger.violations or time.monotonic() - began > BREAK_WITHIN - 40:
             break
         strike(world, kind)
@@ -190,12 +219,15 @@ def finish(
     invariants.wait_for_the_end(world)
     figures: dict[str, Any] = invariants.at_the_end(world, monitor)
     ledger = world.ledger
+    redone = resumed.look(world, is_bounded=options.resume)
     say("")
     say(report.table(ledger.faults))
     say(report.EXPLAINED)
     say(f"adoptions {monitor.adopted}, host lost {len(monitor.host_lost)}")
     say(f"runs by state: {figures['states']}")
     say(f"attempts that did not count: {figures['causes']}")
+    for line in resumed.words(redone):
+        say(line)
     for note in dict.fromkeys(ledger.notes):
         say(f"note: {note}")
     for violation in ledger.violations:

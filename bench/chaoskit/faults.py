@@ -3,11 +3,13 @@
 A fault returns a short note. Kinds that cannot be done here say why in `why_not`.
 """
 
+import itertools
 import os
+import random
 import signal
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,7 +159,7 @@ def lock_sqlite(world: World, host: Host) -> str:
 def freeze_host(world: World, host: Host) -> str:
     """For longer than HOST_LOST_AFTER: its runs go to the other host, and it learns of that."""
     outage = world.freeze(host)
-    seconds = _until_lost(world, host)
+    seconds = until_lost(world, host)
     world.thaw(host, outage)
     return f"{host.name}, {seconds:.0f} s"
 
@@ -196,7 +198,7 @@ def cut_for_long(world: World, host: Host) -> str:
     return cut(world, host, None)
 
 
-def _until_lost(world: World, host: Host) -> float:
+def until_lost(world: World, host: Host) -> float:
     """Until its attempts are sealed; the reaper waits longer after an outage or a clock jump."""
     began = time.monotonic()
     world.wait(LOST_AFTER + 4)
@@ -213,7 +215,7 @@ def cut(world: World, host: Host, seconds: float | None) -> str:
     outage = world.ledger.begin_outage(host.name, "cut off")
     host.switch("cut")
     if seconds is None:
-        seconds = _until_lost(world, host)
+        seconds = until_lost(world, host)
     else:
         world.wait(seconds)
     host.switch("open")
@@ -385,34 +387,31 @@ AGAINST = {
 }
 
 
-def kinds(world: World) -> list[Kind]:
+def possible(kinds: list[Kind], world: World) -> list[Kind]:
     """Those that can be done here."""
     return [
         kind
-        for kind in KINDS
+        for kind in kinds
         if kind.only in ("", world.database) and not (kind.name in CLOCKS and world.clock_error)
     ]
 
 
-def schedule(
-    world: World, count: int, guard: str = "", *, only: str = "", quick: bool = False
-) -> list[Kind]:
+def schedule(kinds: list[Kind], count: int, chance: random.Random) -> list[Kind]:
     """`count` kinds in the order of the seed: every kind once, then by weight."""
-    possible = [
-        kind for kind in kinds(world) if only in kind.name and (kind.name in QUICK or not quick)
-    ]
-    if guard:
-        named = {kind.name: kind for kind in possible}
-        against = [named[name] for name in AGAINST[guard] if name in named]
-        return (against * count)[:count]
-    plan = list(possible)
-    world.random.shuffle(plan)
-    weights = [kind.weight for kind in possible]
+    plan = list(kinds)
+    chance.shuffle(plan)
+    weights = [kind.weight for kind in kinds]
     while len(plan) < count:
-        plan.append(world.random.choices(possible, weights)[0])
+        plan.append(chance.choices(kinds, weights)[0])
     plan = plan[:count]
-    world.random.shuffle(plan)
+    chance.shuffle(plan)
     return plan
+
+
+def against(kinds: list[Kind], names: list[str]) -> Iterator[Kind]:
+    """The kinds of these names, again and again."""
+    named = {kind.name: kind for kind in kinds}
+    return itertools.cycle([named[name] for name in names if name in named])
 
 
 def target(world: World) -> Host:

@@ -13,15 +13,18 @@ import re
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import docker
 
 from chaoskit import rows
-from chaoskit.agent import LINES_A_STEP, STEP_SECONDS
+from chaoskit.agent import STEP_SECONDS
 from chaoskit.ledger import Ledger
 from chaoskit.processes import alive
 from chaoskit.world import HEARTBEAT, LOST_AFTER, SLOTS, Host, World
+
+if TYPE_CHECKING:
+    from runs.models import Attempt
 
 # The host's last sign of life may be this much older than the moment at which it went out, and
 # this bench sees a seal so much later.
@@ -81,8 +84,17 @@ class Monitor:
                 self._ends[move.attempt] += 1
                 if self._ends[move.attempt] > 1:
                     self.ledger.violate("an attempt ended twice", f"attempt {move.attempt}")
+                self.ended(move)
             if move.cause == "host_lost":
                 self.lost(move)
+
+    def ended(self, move: rows.Moved) -> None:
+        """What its own end says at once; `at_the_end` looks at all of them again."""
+        from runs.models import Attempt
+
+        if move.outcome in ("graded", "agent_failed"):
+            attempt = Attempt.objects.select_related("run__group__agent").get(pk=move.attempt)
+            ended_well(self.world, attempt)
 
     def lost(self, move: rows.Moved) -> None:
         from runs.models import Attempt
@@ -194,20 +206,24 @@ def every_run_ended(world: World) -> dict[str, Any]:
             f"run {attempt.run_id}, attempt {attempt.pk}: {attempt.state} on {attempt.host}, "
             f"not before {attempt.not_before}, supervisor {attempt.supervisor_pid}",
         )
-    for run in Run.objects.prefetch_related("attempts"):
+    for run in Run.objects.prefetch_related("attempts").select_related("group__agent"):
         attempts = list(run.attempts.all())
         graded = [one for one in attempts if one.outcome == "graded"]
         if len(graded) > 1:
             ledger.violate("a run finished twice", f"run {run.pk}: {[one.pk for one in graded]}")
         if graded and graded[-1] is not attempts[-1]:
             ledger.violate("a finished run went on", f"run {run.pk}: attempts {len(attempts)}")
-        if graded and (run.state, run.result, run.score) != ("finished", "gold", 0.0):
+        earned = world.crew.of(run).earned(run) if graded else None
+        if earned and (run.state, run.result, run.score) != (
+            "finished",
+            earned.result,
+            earned.score,
+        ):
             why = f"run {run.pk}: {run.state} {run.result} {run.score}, {graded[-1].cause}"
             ledger.violate("a whole run has another result than it earned", why)
         for one in attempts:
-            if one.outcome == "agent_failed":
-                why = f"run {run.pk}, attempt {one.pk}: {one.cause} {one.cause_detail[:300]}"
-                ledger.violate("a fault of ours was blamed on the agent", why)
+            one.run = run
+            ended_well(world, one)
             if one.cause == "product_error":
                 why = f"attempt {one.pk}: {one.cause_detail[:500]}"
                 ledger.violate("an attempt ended by an error of the product", why)
@@ -234,6 +250,16 @@ def every_run_ended(world: World) -> dict[str, Any]:
     }
 
 
+def ended_well(world: World, attempt: "Attempt") -> None:
+    """Agents here do what they are told: no end is their own fault, or half of the work."""
+    who = f"run {attempt.run_id}, attempt {attempt.pk}"
+    if attempt.outcome == "agent_failed":
+        why = f"{who}: {attempt.cause} {attempt.cause_detail[:300]}"
+        world.ledger.violate("a fault of ours was blamed on the agent", why)
+    if attempt.outcome == "graded" and (why := world.crew.of(attempt.run).wrong_with(attempt)):
+        world.ledger.violate("a run was graded that is not whole", f"{who}: {why}")
+
+
 def results_are_published(ledger: Ledger) -> None:
     """Each run that counts is in its group's folder, in upstream's layout, and in its report."""
     from runs import layout
@@ -258,23 +284,23 @@ def logs_are_whole(world: World) -> dict[str, Any]:
 
     ledger = world.ledger
     lines_seen = 0
-    for attempt in Attempt.objects.select_related("run__group", "run__competition"):
+    for attempt in Attempt.objects.select_related("run__group__agent", "run__competition"):
         text = b"".join(logs.raw(attempt.pk, "agent")).decode()
         numbers = [int(found) for found in LINE.findall(text)]
         lines_seen += len(numbers)
         who = f"attempt {attempt.pk} ({attempt.outcome} {attempt.cause})"
-        if numbers != list(range(1, len(numbers) + 1)):
-            at = next(i for i, n in enumerate(numbers, 1) if n != i)
-            near = numbers[max(0, at - 3) : at + 3]
+        first, last = world.crew.of(attempt.run).lines(attempt.run, text)
+        if numbers != list(range(first, first + len(numbers))):
+            at = next(i for i, n in enumerate(numbers) if n != first + i)
+            near = numbers[max(0, at - 2) : at + 4]
             ledger.violate("log lines are lost, doubled or out of order", f"{who}: ...{near}...")
         if re.search(r"[^\n]line \d+ of", text):
             ledger.violate("a log line was cut in two", who)
         kept = layout.attempt_folder(attempt) / "logs" / "agent.stdout"
         written = len(LINE.findall(kept.read_text())) if kept.exists() else None
-        if attempt.outcome == "graded":
-            steps = int(attempt.run.group.env["STEPS"])
-            if len(numbers) != steps * LINES_A_STEP:
-                why = f"{who}: {len(numbers)} of {steps * LINES_A_STEP} lines"
+        if attempt.outcome == "graded" and last is not None:
+            if first + len(numbers) - 1 != last:
+                why = f"{who}: {len(numbers)} lines from {first}, the last one should be {last}"
                 ledger.violate("log lines are lost in an attempt that lived", why)
         elif written is not None and attempt.cause != "host_lost" and len(numbers) < written:
             why = f"{who}: {len(numbers)} of {written} lines were shipped"
@@ -329,7 +355,19 @@ def what_is_left(world: World) -> list[str]:
     held = GpuLease.objects.filter(released_at__isnull=True).values_list("gpu__uuid", flat=True)
     left += [f"GPU lease of {uid}" for uid in held]
     left += [f"resources of {row}" for row in Attempt.objects.holding()]
+    left += [f"checkpoints of finished run {run}" for run in with_checkpoints(world)]
     return left
+
+
+def with_checkpoints(world: World) -> list[int]:
+    """Finished runs whose checkpoints are still in storage; they need none."""
+    from runs.models import Run
+
+    folder = world.data / "media" / "checkpoints"
+    if not folder.is_dir():
+        return []
+    keys = {int(path.name) for path in folder.iterdir() if any(path.rglob("*"))}
+    return list(Run.objects.filter(pk__in=keys, state="finished").values_list("pk", flat=True))
 
 
 def _is_free(path: Path) -> bool:

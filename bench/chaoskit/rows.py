@@ -9,10 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-AGENT = "chaos-counter"
+COUNTER = "chaos-counter"
 COMPETITION = "test-prices"
+# The same with something to learn.
+TABLE = "test-table"
 CONFIG = "chaos"
 GPU_CONFIG = "chaos-gpu"
+TABLE_CONFIG = "chaos-table"
+LIMITS: dict[str, Any] = {"nano_cpus": 2e8, "mem_limit": "128m", "shm_size": "16m"}
 
 # The audit sees each change of a lease token and each move, whoever makes it. A move that is made
 # under another token than the row's is a stale write that was accepted.
@@ -66,41 +70,77 @@ def begin(env: dict[str, str]) -> None:
     django.setup()
 
 
-def set_up(image_id: str, *, gpus: bool) -> str:
+def set_up(*, gpus: bool) -> str:
     """Fill the catalog of a migrated database, lay the audit; a token for the API."""
     from django.db import connection
 
     from mlebench_web.accounts.models import ApiToken, Role, User
-    from mlebench_web.catalog.models import Agent, AgentImage, Competition, ContainerConfig
+    from mlebench_web.catalog.models import Competition
     from tests.support import small_competition
 
     # Nothing to prepare or download beside the runs.
     Competition.objects.filter(ships_data=True).delete()
     small_competition.make()
-    Agent.objects.create(
-        name=AGENT,
-        image_name=AGENT,
-        folder="/nowhere",
-        start="start.sh",
-        dockerfile="Dockerfile",
-        network="internet",
-    )
-    AgentImage.objects.create(
-        image_name=AGENT,
-        folder="/nowhere",
-        state=AgentImage.State.READY,
-        image_id=image_id,
-        source_digest="0" * 64,
-    )
-    limits: dict[str, Any] = {"nano_cpus": 2e8, "mem_limit": "128m", "shm_size": "16m"}
-    ContainerConfig.objects.create(name=CONFIG, settings=limits)
+    add_config(CONFIG, {})
     if gpus:
-        ContainerConfig.objects.create(name=GPU_CONFIG, settings={**limits, "gpus": 1})
+        add_config(GPU_CONFIG, {"gpus": 1})
     with connection.cursor() as cursor:
         for statement in AUDIT[connection.vendor]:
             cursor.execute(statement)
     user = User.objects.create_user("chaos", role=Role.ADMIN)
     return str(ApiToken.make(user, name="chaos")[1])
+
+
+def add_config(name: str, settings: dict[str, Any]) -> None:
+    from mlebench_web.catalog.models import ContainerConfig
+
+    ContainerConfig.objects.create(name=name, settings={**LIMITS, **settings})
+
+
+def add_agent(name: str, image_id: str) -> None:
+    """One that is the bench's own."""
+    from mlebench_web.catalog.models import Agent
+
+    Agent.objects.create(
+        name=name,
+        image_name=name,
+        folder="/nowhere",
+        start="start.sh",
+        dockerfile="Dockerfile",
+        network="internet",
+    )
+    add_image(name, image_id)
+
+
+def add_image(name: str, image_id: str) -> None:
+    """The image that runs of an agent start from."""
+    from mlebench_web.catalog.models import Agent, AgentImage
+
+    known = Agent.objects.get(name=name)
+    AgentImage.objects.create(
+        image_name=known.image_name,
+        folder=known.folder,
+        state=AgentImage.State.READY,
+        image_id=image_id,
+        source_digest="0" * 64,
+    )
+
+
+def add_competition(name: str, files: dict[str, str]) -> None:
+    """Judged as COMPETITION is; `files`: path below the prepared folder, and content."""
+    from django.conf import settings
+
+    from mlebench_web.catalog.models import Competition
+
+    home = Path(settings.COMPETITIONS_DIR) / name / "prepared"
+    for path, text in files.items():
+        (home / path).parent.mkdir(parents=True, exist_ok=True)
+        (home / path).write_text(text)
+    row = Competition.objects.get(name=COMPETITION)
+    row.pk, row.name, row.title = None, name, name
+    row.answers_path = f"{name}/prepared/private/test.csv"
+    row.sample_submission_path = f"{name}/prepared/public/sample_submission.csv"
+    row.save()
 
 
 @dataclass(frozen=True)
@@ -149,6 +189,8 @@ class Seen:
     at: float = 0
     attempts: list[Row] = field(default_factory=list)
     queued: int = 0
+    # Of them those that wait for a host, not for the end of a back-off.
+    ready: int = 0
     put_aside: dict[str, str] = field(default_factory=dict)
 
     def running(self, host: str | None = None) -> list[Row]:
@@ -201,6 +243,7 @@ def look() -> Seen:
     for row in Attempt.objects.unended().select_related("host").order_by("id"):
         if row.state == "queued":
             seen.queued += 1
+            seen.ready += row.not_before is None or row.not_before <= now
             continue
         seen.attempts.append(
             Row(

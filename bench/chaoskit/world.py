@@ -26,6 +26,7 @@ import docker
 from docker.errors import DockerException
 
 from chaoskit import agent, rows
+from chaoskit.crew import Crew, Worker
 from chaoskit.engines import OwnEngine, unmount_below
 from chaoskit.ledger import Ledger, Outage
 from chaoskit.processes import Part, alive, in_cgroup_of, send
@@ -77,11 +78,13 @@ class World:
         *,
         database: str,
         seed: int,
+        crew: Crew,
         break_guard: str = "",
         leases: dict[str, str] | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
         self.database = database
+        self.crew = crew
         self.random = random.Random(seed)
         self.say = say
         self.ledger = Ledger()
@@ -152,7 +155,7 @@ class World:
 
     def start(self) -> None:
         began = time.monotonic()
-        mount_tmpfs(self.data, "500m")
+        mount_tmpfs(self.data, "1g")
         self.start_engines()
         self.image = self.provide_image()
         self.say(f"engines and image are there ({time.monotonic() - began:.0f} s)")
@@ -160,6 +163,9 @@ class World:
         self.start_stores()
         self.prepare()
         self.start_fleet()
+        for member in self.crew.members:
+            member.begin(self)
+        self.is_feeding = True
         if not self.wait_until(lambda: len(self.seen.running()) >= 2, 120, "two attempts run"):
             raise SystemExit(f"No two attempts run after 120 s.\n{self.last_words('web')}")
         self.say(f"the fleet runs ({time.monotonic() - began:.0f} s)")
@@ -226,7 +232,9 @@ class World:
             soname = "-Wl,-soname,libnvidia-ml.so.1"
             error = rows.library(fake, target, "-pthread", soname)
         self.gpu_error = error
-        self.token = rows.set_up(self.image, gpus=not error)
+        self.token = rows.set_up(gpus=not error)
+        for member in self.crew.members:
+            member.set_up(self)
 
     def start_fleet(self) -> None:
         self.port = free_port()
@@ -240,7 +248,6 @@ class World:
         for number, host in enumerate(self.hosts):
             self.start_host(host, number)
         self.wait_until(lambda: self.ask("GET", "/healthz") is not None, 60, "the web answers")
-        self.is_feeding = True
 
     def start_host(self, host: Host, number: int) -> None:
         host.sockets.mkdir()
@@ -360,23 +367,28 @@ class World:
     def feed(self) -> None:
         """Keep the queue filled, through the API; a request that got no answer is sent again."""
         if self._unanswered is None:
-            if self.seen.queued >= QUEUED_AT_LEAST or time.monotonic() - self._posted < 3:
+            if self.seen.ready >= QUEUED_AT_LEAST or time.monotonic() - self._posted < 3:
                 return
-            key = uuid.uuid4().hex
-            seconds = self.random.uniform(*self.steps)
             with_gpu = not self.gpu_error and self.random.random() < 0.5
-            body: dict[str, object] = {
-                "agent": rows.AGENT,
-                "competitions": [rows.COMPETITION],
-                "container_config": rows.GPU_CONFIG if with_gpu else rows.CONFIG,
-                "seeds": 4,
-                "experiment": "chaos",
-                "time_limit_s": 7200,
-                "env": {"STEPS": str(int(seconds / agent.STEP_SECONDS))},
-                "acknowledge_no_gpu": True,
-            }
-            self._unanswered = (key, body)
-            self.keys.append(key)
+            self.submit(self.crew.next(self.random), with_gpu=with_gpu)
+            return
+        self._send()
+
+    def submit(self, member: Worker, *, with_gpu: bool) -> None:
+        """A run group of its own, under a key of its own."""
+        body: dict[str, object] = {
+            "agent": member.name,
+            "experiment": f"chaos {member.name}",
+            "time_limit_s": 7200,
+            "acknowledge_no_gpu": True,
+            **member.order(self, with_gpu=with_gpu),
+        }
+        self._unanswered = (uuid.uuid4().hex, body)
+        self.keys.append(self._unanswered[0])
+        self._send()
+
+    def _send(self) -> None:
+        assert self._unanswered
         key, body = self._unanswered
         self._posted = time.monotonic()
         if self.ask("POST", "/api/v1/run-groups", body, key=key) is not None:
