@@ -56,6 +56,7 @@ def write_group(
     report: str = f"{STAMP}_grading_report.json",
     seconds: float | None = None,
     header: Mapping[str, object] | None = None,
+    logs: bool = True,
 ) -> Path:
     """A run group's folder: (run id, row) for each run, with metadata and one report."""
     folder = parent / name
@@ -66,8 +67,9 @@ def write_group(
             (folder / run / part).mkdir(parents=True, exist_ok=True)
         if content["submission_exists"]:
             (folder / run / "submission" / "submission.csv").write_text(f"id,y\n1,{run}\n")
-        (folder / run / "logs" / "agent.log").write_text("I thought.\n")
         (folder / run / "code" / "train.py").write_text("print(1)\n")
+        if logs:
+            (folder / run / "logs" / "agent.log").write_text("I thought.\n")
         if seconds is not None:
             (folder / run / "run.log").write_text(
                 "[2026-01-01 10:00:00,001] [run.py:64] [Container] hello\n"
