@@ -296,6 +296,9 @@ def _attempt_row(attempt: Attempt, now: datetime, looked: datetime) -> dict[str,
         outcome = Outcome(attempt.outcome)
         status, word = OUTCOME_STATUS[outcome], outcome.replace("_", " ")
         cause = attempt.cause_sentence if outcome != Outcome.GRADED or attempt.cause else ""
+        if attempt.cause == Cause.STEP_TIMEOUT and attempt.cause_detail:
+            # Which step, and whether it was the third in a row.
+            cause = attempt.cause_detail
     else:
         lost = attempt.has_lost_contact(looked)
         is_queued = attempt.state == State.QUEUED

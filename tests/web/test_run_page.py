@@ -8,9 +8,11 @@ import pytest
 from django.conf import settings
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.html import escape
 
 from mlebench_web.accounts.models import Role
 from runs import layout, logs
+from runs.core.failures import Cause
 from runs.core.interruptions import Interruption, Kind
 from runs.core.states import Outcome, Result, RunState, State
 from runs.models import Attempt, Installation, LogSegment, Run, SubmissionSnapshot
@@ -138,6 +140,16 @@ def test_all_attempts_stay_visible_with_their_causes(world: World) -> None:
     for words in ("The host&#x27;s disk is full.", "Continued", "Graded", "attempt 3"):
         assert words in text, words
     assert "<svg" in text
+
+
+def test_a_step_timeout_names_its_step(world: World) -> None:
+    attempt = Attempt.objects.get(cause=Cause.STEP_TIMEOUT)
+    words = "Step 6 (<fold>) took longer than 20 s. It is the third step timeout in a row."
+    Attempt.objects.filter(pk=attempt.pk).update(cause_detail=words)
+
+    text = signed_in(world.alice).get(attempt.run.get_absolute_url()).content.decode()
+
+    assert escape(words) in text
 
 
 def test_a_graded_run_shows_its_report_under_upstreams_names(world: World) -> None:
