@@ -108,6 +108,7 @@ class Saver:
         self.open_up = open_up
         self.left = threading.Event()
         self._last: Manifest | None = None
+        self._last_key = 0
         # By the key of their row: the blobs of these are known to be whole.
         self._sound: dict[int, Manifest] = {}
 
@@ -126,6 +127,7 @@ class Saver:
         self._remember()
         copy = self._copy(wish)
         if self._last and {each.path: each.seen for each in self._last.entries} == copy.look.seen:
+            self._holds(wish.step)
             return None
         is_manifest_last = guards.is_on(guards.Guard.MANIFEST)
         manifest, added = self._store(
@@ -150,8 +152,22 @@ class Saver:
         if not is_manifest_last:
             self._store(copy, checkpoint_store.put)
         self._last = self._sound[row.pk] = manifest
+        self._last_key = row.pk
         self._thin_out()
         return row
+
+    def _holds(self, step: int | None) -> None:
+        """What was saved last is what the agent says now: it was further than its last word."""
+
+        def write() -> None:
+            with transaction.atomic():
+                held = Attempt.objects.select_for_update().get(pk=self.attempt.pk)
+                if not held.is_held_by(self.token):
+                    raise Replaced(f"Another supervisor holds {self.attempt}.")
+                Checkpoint.objects.filter(pk=self._last_key).update(step=step)
+
+        if step is not None:
+            self._patiently(write)
 
     def _store(
         self, copy: checkpoint_files.Copy, put: checkpoint_store.Put
@@ -199,7 +215,7 @@ class Saver:
                 continue
             self._sound[row.pk] = manifest
             if row.attempt_id == self.attempt.pk and self._last is None:
-                self._last = manifest
+                self._last, self._last_key = manifest, row.pk
 
     def _thin_out(self) -> None:
         """Drop what is too old, then the blobs that nothing needs any more."""
@@ -286,7 +302,9 @@ class CheckpointPart:
             open_up=lambda: open_up(supervisor),
         )
         self._said: Wish | None = None
-        self._step: int | None = None
+        # The last step that its state holds, as far as the agent said.
+        began_with = supervisor.attempt.restored_checkpoint
+        self._step: int | None = began_with.step if began_with else None
         # It keeps the protocol: what is in its folder is whole whenever it is looked at.
         self._speaks = (
             self.manifest.resume.mode == "native"

@@ -113,7 +113,7 @@ class StepPart:
         self._said_until = max((each for each in said if each), default=attempt.charged_seconds)
         # When everything that there was had been read; None: by an earlier supervisor.
         self._read_at: float | None = None
-        self._sign = self._sign_saved = time.monotonic()
+        self._sign_saved = time.monotonic()
         self._saves_again = supervisor.adopted and self.feed.checkpoint is not None
 
     @property

@@ -147,33 +147,45 @@ def test_a_run_whose_container_is_killed_goes_on_after_its_last_checkpoint(track
     track.nothing_is_left()
 
 
+def killed_in_step(track: Track, attempt: Attempt, step: int) -> None:
+    """Its container is killed while it hangs in that step, with the one before saved."""
+    thread = track.in_the_background()
+    wait_for(
+        lambda: attempt.steps.filter(number=step, end="").exists(), seconds=60, what="the step"
+    )
+    saved = Checkpoint.objects.filter(attempt__run=attempt.run_id, step=step - 1)
+    wait_for(saved.exists, seconds=60, what="what the agent said of its checkpoint")
+    attempt.refresh_from_db()
+    track.engine.kill(attempt.container_id)
+    thread.join(60)
+    assert not thread.is_alive()
+
+
 def test_the_steps_of_a_run_stand_in_its_rows_over_three_attempts(track: Track) -> None:
-    first = track.killed_after(track.entered(TROUBLE_ATTEMPTS=2), 3)
+    first = track.entered(STEPS=6, TROUBLE="hang@4", TROUBLE_ATTEMPTS=2)
+    killed_in_step(track, first, 4)
     second = first.run.newest_attempt()
-    track.killed_after(second, 6)
+    killed_in_step(track, second, 4)
+
     track.supervise()
 
-    attempts = list(first.run.attempts.order_by("number"))
-    assert [each.outcome for each in attempts] == [
-        Outcome.INFRASTRUCTURE_FAILED,
-        Outcome.INFRASTRUCTURE_FAILED,
-        Outcome.GRADED,
-    ]
-    told = [list(each.steps.values_list("number", "end")) for each in attempts]
+    third = first.run.newest_attempt()
+    assert (third.number, third.outcome) == (3, Outcome.GRADED)
+    told = [list(each.steps.values_list("number", "end")) for each in (first, second, third)]
     # The step that each was killed in is interrupted, and done again by the next.
-    assert [rows[-1][1] for rows in told] == ["interrupted", "interrupted", "finished"]
-    assert {end for rows in told for _, end in rows[:-1]} == {"finished"}
-    done = [number for rows in told for number, end in rows if end == "finished"]
-    assert sorted(done) == list(range(1, 23)), "each was finished once"
-    assert [rows[0][0] for rows in told[1:]] == [rows[-1][0] for rows in told[:-1]]
-    metrics = {step.number: step.metric_value for each in attempts for step in each.steps.all()}
-    assert metrics[22] == 1.0
-    # What the agent said of its checkpoint is known of it.
-    assert all(
-        row.is_agents_word and row.step for row in first.checkpoints.filter(step__isnull=False)
-    )
-    assert second.restored_checkpoint is not None
-    assert second.restored_checkpoint.step == told[1][0][0] - 1
+    assert told == [
+        [(1, "finished"), (2, "finished"), (3, "finished"), (4, "interrupted")],
+        [(4, "interrupted")],
+        [(4, "finished"), (5, "finished"), (6, "finished")],
+    ]
+    assert third.steps.get(number=6).metric_value == 1.0
+    for attempt in (second, third):
+        attempt.refresh_from_db()
+        assert attempt.restored_checkpoint is not None
+        assert (attempt.restored_checkpoint.step, attempt.restored_checkpoint.is_agents_word) == (
+            3,
+            True,
+        )
 
 
 def test_another_host_goes_on_from_what_the_first_one_stored(
