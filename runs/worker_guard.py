@@ -76,7 +76,10 @@ class WorkerGuard:
         self._told: tuple[Identity, float] | None = None
 
     def look(self) -> None:
-        """One look; the caller comes again every few seconds."""
+        """One look; the caller comes again every few seconds.
+
+        Raises OperationalError when the database takes no writes: no worker could renew a lease.
+        """
         worker = read_identity(self.host.name)
         process = worker.process() if worker else None
         if worker is None or process is None:
@@ -88,6 +91,7 @@ class WorkerGuard:
             if now - self._told[1] > TERM_TAKES:
                 self._kill(process)
             return
+        queue.prove_that_it_takes_writes()
         self.host.refresh_from_db()
         unclaimed = queue.could_claim(self.host)
         unwatched = {attempt.pk for attempt in queue.unwatched(self.host)}

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from django.db import OperationalError
 from django.utils import timezone
 
 from mlebench_web.fleet.models import Host
@@ -135,6 +136,24 @@ def test_what_a_question_found_after_minutes_without_network_is_no_deafness(
     monkeypatch.setattr(queue, "unwatched", ask)
     now += 5
     guard.look()
+
+    assert is_left_alone(process)
+
+
+def test_a_worker_is_not_judged_while_the_database_takes_no_writes(
+    box: Host, process: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its leases run out: as when another process holds SQLite's lock."""
+    factories.make_run(
+        state=State.RUNNING, host=box, lease_until=timezone.now() - timedelta(minutes=1)
+    )
+
+    def refuse() -> None:
+        raise OperationalError("database is locked")
+
+    monkeypatch.setattr(queue, "prove_that_it_takes_writes", refuse)
+    with pytest.raises(OperationalError):
+        WorkerGuard(box).look()
 
     assert is_left_alone(process)
 
