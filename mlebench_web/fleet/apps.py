@@ -6,5 +6,5 @@ class FleetConfig(AppConfig):
     label = "fleet"
 
     def ready(self) -> None:
-        # Registers the system checks.
-        from mlebench_web import checks  # noqa: F401
+        # Registers the system checks, and what new connections are told.
+        from mlebench_web import checks, database  # noqa: F401
