@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from django.conf import settings
 from docker import DockerClient
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from mlebench_web.accounts.models import Role, Team, User
 from mlebench_web.catalog.models import Agent, AgentImage, Competition, ContainerConfig, Split
@@ -25,6 +27,16 @@ SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 SHARED_IS_ABSENT = "the shared folder is absent"
 
 pytest_plugins = ["tests.support.suite_rules"]
+
+# A machine that is busy with something else is slow, and not wrong.
+hypothesis_settings.register_profile(
+    "patient",
+    # The one that is loaded: of its own, or in CI.
+    hypothesis_settings(),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+hypothesis_settings.load_profile("patient")
 
 # ---------------------------------------------------------------------------- files
 
