@@ -199,7 +199,8 @@ def finish(group: RunGroup, staged: Staged | None) -> None:
 def ship_logs(attempt: Attempt) -> None:
     folder = layout.attempt_folder(attempt)
     for source, path in (
-        (LogSegment.Source.RUN, "run.log"),
+        # What the harness of there wrote; most of it is the container's.
+        (LogSegment.Source.CONTAINER, "run.log"),
         (LogSegment.Source.AGENT, "logs/agent.log"),
     ):
         try:

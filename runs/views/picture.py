@@ -108,7 +108,8 @@ class Figures:
     infrastructure_failed: int = 0
     attempts: int = 0
     agent_seconds: float = 0
-    gpu_hours: float = 0
+    # None: what an import does not say.
+    gpu_hours: float | None = 0
     median_seconds: float | None = None
     wall: timedelta | None = None
 
@@ -265,7 +266,10 @@ def _figures(
             figures.attempts += 1
             figures.agent_seconds += attempt.own_seconds
             gpus = len(attempt.hardware.get("gpus") or ())
-            figures.gpu_hours += gpus * attempt.own_seconds / 3600
+            if group.is_imported and not attempt.hardware:
+                figures.gpu_hours = None
+            if figures.gpu_hours is not None:
+                figures.gpu_hours += gpus * attempt.own_seconds / 3600
             if attempt.pk == run.counted_id and attempt.active_seconds:
                 seconds.append(attempt.active_seconds)
     figures.median_seconds = median(seconds) if seconds else None

@@ -406,6 +406,10 @@ def _hardware(run: Run, attempt: Attempt) -> list[tuple[str, str, str]]:
         asked = limits_of(run.group.container_settings)
     except ConfigRefused:
         asked = None
+    share = "the host's share"
+    if run.group.is_imported and not run.group.container_settings:
+        # Its source does not say.
+        asked, share = None, ""
     had = attempt.hardware
     gpus = had.get("gpus")
     gpu_words = ""
@@ -415,12 +419,12 @@ def _hardware(run: Run, attempt: Attempt) -> list[tuple[str, str, str]]:
         ("GPUs", _gpus_asked(asked.gpus) if asked else "", gpu_words),
         (
             "CPUs",
-            f"{asked.cpus:g}" if asked and asked.cpus else "the host's share",
+            f"{asked.cpus:g}" if asked and asked.cpus else share,
             f"{had['cpus']:g}" if isinstance(had.get("cpus"), int | float) else "",
         ),
         (
             "Memory",
-            _gib(asked.memory_bytes) if asked and asked.memory_bytes else "the host's share",
+            _gib(asked.memory_bytes) if asked and asked.memory_bytes else share,
             _gib(had.get("memory_bytes")),
         ),
         ("CPU model", "", str(had.get("cpu_model") or "")),

@@ -104,7 +104,7 @@ def test_a_run_groups_folder_becomes_runs_with_files_and_time(group_folder: Path
         "run.log",
     }
     assert "I thought." in logs.window(attempt.pk, "agent").text
-    assert logs.window(attempt.pk, "run").text == (kept / "run.log").read_text()
+    assert logs.window(attempt.pk, "container").text == (kept / "run.log").read_text()
     # What upstream's tools read is there too, and its own files are kept as they were.
     assert (layout.run_folder(run) / "run.log").read_text() == (kept / "run.log").read_text()
     originals = layout.group_folder(group) / "imported"

@@ -34,7 +34,7 @@ def crawl(client: Client, start: str = "/") -> Iterator[tuple[str, Page]]:
         if "demo-" not in path and FACTS.fullmatch(path):
             continue
         seen.add(path)
-        if path.endswith((".log", ".csv")) or ".csv?" in path:
+        if path.endswith((".log", ".csv", ".tar")) or ".csv?" in path:
             continue
         page = get(client, path)
         yield path, page
