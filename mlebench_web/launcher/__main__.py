@@ -126,7 +126,7 @@ class Product:
         prepared: dict[str, Any] = json.loads(lines[-1].removeprefix(RESULT))
         title = self.terminal.begin("Starting the web server")
         self.supervisor.start("web", web_command(self.options))
-        if not self.supervisor.until(self.is_healthy, within=FIRST_PAGE_WITHIN):
+        if not self.supervisor.until(self.serves, within=FIRST_PAGE_WITHIN):
             raise CannotStart(
                 f"No page within {FIRST_PAGE_WITHIN:.0f} s. /healthz says: {self.health}\n"
                 f"{self.supervisor.last_words('web')}"
@@ -194,6 +194,15 @@ class Product:
         status = self.supervisor.forget(job)
         self.terminal.end(title, failed=bool(status))
         return status
+
+    def serves(self) -> bool:
+        """Whether our own web server is up. Raises PortTaken when another program was quicker."""
+        process = self.supervisor.parts["web"].process
+        if process is None:
+            environment.free_port(self.options.host, self.options.port)
+            return False
+        # Another product that listens there would answer just as well.
+        return environment.listens(process.pid, self.options.port) and self.is_healthy()
 
     def is_healthy(self) -> bool:
         """Whether /healthz is 200: web, database and broker answer."""

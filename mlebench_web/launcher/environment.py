@@ -119,6 +119,17 @@ def free_port(host: str, port: int) -> int:
         return int(probe.getsockname()[1])
 
 
+def listens(pid: int, port: int) -> bool:
+    """Whether this process of ours listens on the port."""
+    try:
+        connections = psutil.Process(pid).net_connections("tcp")
+    except psutil.Error:
+        return False
+    return any(
+        each.status == psutil.CONN_LISTEN and each.laddr.port == port for each in connections
+    )
+
+
 def who_listens(port: int) -> str:
     """A sentence that names the program, where this user may see it."""
     try:

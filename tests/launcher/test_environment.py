@@ -130,6 +130,18 @@ def test_a_taken_port_is_refused_with_its_owner_and_another_one_offered() -> Non
     assert f"--port {port + 1}" in str(refused.value)
 
 
+def test_a_server_is_known_by_its_process_not_by_its_port_alone() -> None:
+    with socket.socket() as mine:
+        mine.bind(("127.0.0.1", 0))
+        port = mine.getsockname()[1]
+        assert not environment.listens(os.getpid(), port)
+        mine.listen()
+
+        assert environment.listens(os.getpid(), port)
+        assert not environment.listens(os.getppid(), port)
+    assert not environment.listens(os.getpid(), port)
+
+
 def test_port_0_takes_a_free_one() -> None:
     port = environment.free_port("127.0.0.1", 0)
 
