@@ -3,7 +3,7 @@
 from celery import shared_task
 
 from runs import bell as bells
-from runs import queue, signals, worker
+from runs import queue, signals, tidying, worker
 
 # Imported for its receivers: a Celery worker loads this module and no other.
 __all__ = ["bell", "signals", "tick"]
@@ -17,6 +17,7 @@ def bell() -> None:
 
 @shared_task(ignore_result=True)
 def tick() -> None:
-    """The control worker's pulse: reap what silent hosts left, and ring again."""
+    """The control worker's pulse: reap what silent hosts left, ring again, and tidy up."""
     queue.reap()
     bells.ring()
+    tidying.tidy()

@@ -35,6 +35,8 @@ MAX_FILES = 500_000
 # Rows that a page can show. Further files are kept, and counted.
 MAX_LISTED = 5_000
 CHUNK = 2**20
+# The unit of st_blocks, whatever the file system's own is.
+BLOCK = 512
 # sun_path of a Unix socket, with its final zero byte.
 SOCKET_PATH_BYTES = 107
 
@@ -495,8 +497,9 @@ class _Copier:
     def _copy_file(self, name: str, source: int, destination: int, path: str) -> None:
         handle = _open_regular(name, source)
         try:
-            # Not the blocks: a sparse file becomes this big when it is copied.
-            size = os.fstat(handle).st_size
+            # Not the blocks: a sparse file is this big for whoever downloads or exports it.
+            status = os.fstat(handle)
+            size = status.st_size
             if size > self.budget:
                 self.collected.leave_out(path, f"{size} bytes are over what an attempt may leave")
                 return
@@ -504,20 +507,60 @@ class _Copier:
             target = os.open(name, flags, 0o644, dir_fd=destination)
             try:
                 copied = written = 0
-                stream = Stream(self.secrets)
                 # As big as it was when it was opened, even when somebody still writes to it.
-                while chunk := os.read(handle, min(CHUNK, size - copied)):
-                    copied += len(chunk)
-                    written += _write(target, stream.feed(chunk))
-                    if copied < size:
-                        self.tick()
-                written += _write(target, stream.end())
+                whole = status.st_blocks * BLOCK >= size
+                ranges = [(0, size)] if whole else _data_ranges(handle, size)
+                for start, stop in ranges:
+                    if not whole:
+                        # Looking for data has moved us.
+                        os.lseek(handle, start, os.SEEK_SET)
+                        written = os.lseek(target, start - copied, os.SEEK_CUR)
+                    written += self._copy_range(handle, target, stop - start)
+                    copied = os.lseek(handle, 0, os.SEEK_CUR)
+                    if copied < stop:
+                        # It was cut short meanwhile.
+                        size = copied
+                if copied < size:
+                    written += size - copied
+                    copied = size
+                    os.ftruncate(target, written)
             finally:
                 os.close(target)
         finally:
             os.close(handle)
         self.budget -= copied
         self.collected.keep(path, written)
+
+    def _copy_range(self, source: int, target: int, length: int) -> int:
+        """Copy what comes next, at most `length`; the bytes written. No secret lies across two
+        ranges: what is between them reads as zeros."""
+        left, written = length, 0
+        stream = Stream(self.secrets)
+        while chunk := os.read(source, min(CHUNK, left)):
+            left -= len(chunk)
+            written += _write(target, stream.feed(chunk))
+            if left:
+                self.tick()
+        return written + _write(target, stream.end())
+
+
+def _data_ranges(handle: int, size: int) -> Iterator[tuple[int, int]]:
+    """From where to where a file of `size` bytes holds data; all of it where nobody can say."""
+    at = 0
+    while at < size:
+        try:
+            start = os.lseek(handle, at, os.SEEK_DATA)
+            stop = os.lseek(handle, start, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                # A hole up to the end.
+                return
+            # A file system that knows no holes.
+            start, stop = at, size
+        if start >= size:
+            return
+        yield start, min(stop, size)
+        at = max(stop, start + 1)
 
 
 def _write(handle: int, data: bytes) -> int:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import random
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -297,6 +298,54 @@ def test_what_is_over_the_quota_is_left_out_and_the_submission_comes_first(
         "code/small",
     ]
     assert set(left_out(collected)) == {"submission/aaa", "code/sparse"}
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        pytest.param([], id="nothing but a hole"),
+        pytest.param([0], id="a hole at the end"),
+        pytest.param([2**26], id="a hole before and after"),
+        pytest.param([0, 2**26, 2**30 - 11], id="holes between"),
+    ],
+)
+def test_a_sparse_file_is_kept_as_it_reads_and_takes_no_more_room(
+    work: Workspace, into: Path, places: list[int]
+) -> None:
+    source = work.code / "sparse"
+    with source.open("wb") as file:
+        for place in places:
+            file.seek(place)
+            file.write(b"a secret w1")
+        file.truncate(2**30)
+
+    collected = work.collect(into, tick=no_tick, secrets=["secret w1"])
+
+    kept = into / "code" / "sparse"
+    # What stands in place of the secret is as long as that.
+    assert len("•••".encode()) == len("secret w1")
+    assert {"path": "code/sparse", "bytes": 2**30} in collected.artifacts
+    assert kept.stat().st_size == 2**30
+    assert kept.stat().st_blocks <= source.stat().st_blocks + 16
+    with kept.open("rb") as file:
+        for place in places:
+            file.seek(place)
+            assert file.read(11) == "a •••".encode()
+        file.seek(2**20)
+        assert not any(file.read(2**16))
+
+
+def test_data_behind_holes_is_copied_byte_for_byte(work: Workspace, into: Path) -> None:
+    rng = random.Random(7)
+    with (work.code / "swiss").open("wb") as file:
+        for _ in range(60):
+            file.write(rng.randbytes(rng.choice([1, 100, 4096, 5000])))
+            file.seek(rng.choice([0, 1, 4096, 2**16, 2**21]), os.SEEK_CUR)
+        file.truncate(file.tell() + 3)
+
+    work.collect(into, tick=no_tick)
+
+    assert (into / "code" / "swiss").read_bytes() == (work.code / "swiss").read_bytes()
 
 
 def test_a_full_disk_is_an_error_that_keeps_what_was_copied(
