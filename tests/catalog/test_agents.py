@@ -186,6 +186,16 @@ def test_baseline_tells_its_steps_and_the_same_seed_gives_the_same_submission(pl
     assert finished[0]["metric"]["maximize"] is False  # type: ignore[index]
 
 
+def test_baseline_ends_a_fold_that_takes_longer_than_the_step_timeout(place: Place) -> None:
+    prices(place)
+
+    said = place.run("baseline", MLE_STEP_TIMEOUT_SECS="0.001")
+
+    # After its first round, and with all five folds.
+    assert said.count(", 1 rounds.") == 5
+    assert [row["type"] for row in place.events()].count("step_finished") == 5
+
+
 def test_baseline_without_time_leaves_the_sample_submission(place: Place) -> None:
     prices(place)
 

@@ -21,6 +21,7 @@ CHECKPOINT = os.environ.get("MLE_CHECKPOINT_DIR", "")
 IS_RESUMED = os.environ.get("MLE_RESUME") == "1"
 SEED = int(os.environ.get("MLE_SEED") or 0)
 TIME_LIMIT_SECONDS = float(os.environ.get("TIME_LIMIT_SECS") or 24 * 3600)
+STEP_TIMEOUT_SECONDS = float(os.environ.get("MLE_STEP_TIMEOUT_SECS") or math.inf)
 MEMORY_BYTES = int(float(os.environ.get("MLE_MEM_BYTES") or 0)) or 4 * 1024**3
 # What is left for the last predictions and for writing.
 RESERVE = 0.1
@@ -45,6 +46,11 @@ def threads() -> int:
 
 def seconds_left() -> float:
     return TIME_LIMIT_SECONDS * (1 - RESERVE) - (time.monotonic() - STARTED)
+
+
+def step_seconds_left(began: float) -> float:
+    """Of a step that began then, by the monotonic clock."""
+    return STEP_TIMEOUT_SECONDS * (1 - RESERVE) - (time.monotonic() - began)
 
 
 def say(text: str) -> None:

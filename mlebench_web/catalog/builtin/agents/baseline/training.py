@@ -1,5 +1,8 @@
 """Gradient boosting: one model for each fold."""
 
+import time
+from collections.abc import Callable
+
 import lightgbm as lgb
 import numpy as np
 import pandas as pd
@@ -30,7 +33,9 @@ def train_fold(
     seed: int,
     threads: int,
 ) -> Fold:
-    """Stops when the held-out rows get no better, or when the time is over."""
+    """Stops when the held-out rows get no better, or when the time of the run or of the step is
+    over."""
+    began = time.monotonic()
     seen, held_out = split
     parameters = {
         "objective": target.objective,
@@ -55,7 +60,7 @@ def train_fold(
         data,
         num_boost_round=MAX_ROUNDS,
         valid_sets=[data.create_valid(train.iloc[held_out], target.values[held_out])],
-        callbacks=[lgb.early_stopping(PATIENCE, verbose=False), stop_in_time],
+        callbacks=[lgb.early_stopping(PATIENCE, verbose=False), stop_in_time(began)],
     )
     rounds = model.best_iteration if model.best_iteration > 0 else model.current_iteration()
     return Fold(
@@ -65,6 +70,9 @@ def train_fold(
     )
 
 
-def stop_in_time(state: lgb.callback.CallbackEnv) -> None:
-    if surroundings.seconds_left() <= 0:
-        raise lgb.callback.EarlyStopException(state.iteration, state.evaluation_result_list)
+def stop_in_time(began: float) -> Callable[[lgb.callback.CallbackEnv], None]:
+    def look(state: lgb.callback.CallbackEnv) -> None:
+        if min(surroundings.seconds_left(), surroundings.step_seconds_left(began)) <= 0:
+            raise lgb.callback.EarlyStopException(state.iteration, state.evaluation_result_list)
+
+    return look
