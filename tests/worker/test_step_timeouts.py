@@ -129,3 +129,29 @@ def test_the_manifest_of_marathon_knows_the_process_of_its_step() -> None:
     agent = factories.make_agent("marathon", folder=folders.builtin("marathon"))
 
     assert "marathon_step" in agent_manifest.of(agent).step_process
+
+
+def test_the_option_is_among_the_arguments_of_the_agents_start_script() -> None:
+    agent = factories.make_agent(
+        "aide", image_name="aide", is_builtin=False, kwargs_type="omegaconf"
+    )
+    group = factories.make_group(
+        agent=agent,
+        agent_kwargs={"exec.timeout": 32400, "agent.steps": 5},
+        step_timeout=timedelta(minutes=10),
+    )
+    competition = small_competition.make()
+    host = factories.make_host(django_settings.HOST_NAME)
+    factories.make_prepared(host, competition)
+    attempt = factories.make_run(
+        group, competition=competition, state=State.STARTING, host=host
+    ).newest_attempt()
+    assert attempt.lease_token
+    lease = queue.Lease(attempt, attempt.lease_token, adopted=False)
+    supervisor = Supervisor(lease, engine_of("docker"))
+    supervisor.workspace.make()
+
+    spec = supervisor.spec()
+
+    assert spec.agent_args == ("agent.steps=5", "exec.timeout=600")
+    assert (spec.env["MLE_STEP_TIMEOUT_SECS"], spec.env["MLE_STEP_TIMEOUTS"]) == ("600", "0")
