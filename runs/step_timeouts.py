@@ -38,6 +38,8 @@ class StepTimeoutPart:
         self.manifest = supervisor.manifest
         self.timeout = queue.step_timeout_of(supervisor.attempt).total_seconds()
         self.limit = limit_of(self.timeout, is_native=self.manifest.step_timeout.how == "native")
+        # Signals that the run's log tells of already: one that the kernel holds up is sent again.
+        self._told: set[tuple[str, int, float]] = set()
 
     # ------------------------------------------------------------------ the watch's calls
 
@@ -130,7 +132,9 @@ class StepTimeoutPart:
         self, watch: Watch, processes: Sequence[AgentProcess], signal: str, words: str
     ) -> None:
         sent = watch.engine.signal_processes(watch.container, processes, signal)
-        if sent:
+        signals = {(signal, each.pid, each.started) for each in processes}
+        if sent and not signals <= self._told:
+            self._told |= signals
             ids = ", ".join(str(each.pid) for each in processes)
             self.supervisor.say(f"{words}process {ids} in its container.")
 
@@ -152,7 +156,7 @@ class StepTimeoutPart:
     def _words(self, steps: StepPart) -> str:
         step = max(steps.ledger.steps.values(), key=lambda each: each.began or 0)
         name = f" ({step.name})" if step.name else ""
-        return f"Step {step.number}{name} took longer than {self.timeout:.0f} s."
+        return f"Step {step.number}{name} took longer than {span(self.timeout)}."
 
     def _why_it_ends(self, in_a_row: int) -> str:
         if in_a_row >= IN_A_ROW:
@@ -163,6 +167,14 @@ class StepTimeoutPart:
 def _seconds(watch: Watch, step: StepState) -> float:
     """How long a running step has run, of active time."""
     return watch.active() - step.began if step.began is not None else 0.0
+
+
+def span(seconds: float) -> str:
+    """In the largest unit of which it has two or more."""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def in_a_row(attempt: Attempt) -> int:

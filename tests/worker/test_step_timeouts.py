@@ -1,15 +1,21 @@
 """Step timeouts in a row over a run's attempts, and what an agent is told of its limit."""
 
+from datetime import timedelta
+
 import pytest
+from django.conf import settings as django_settings
 
 from mlebench_web.catalog import folders
 from runs import agent_manifest, queue
 from runs.agent_env import with_step_timeout
-from runs.core.states import Outcome
+from runs.containers import engine_of
+from runs.core.states import Outcome, State
 from runs.core.steps import StepEnd
 from runs.models import Attempt, Run, Step
-from runs.step_timeouts import in_a_row
+from runs.step_timeouts import in_a_row, span
+from runs.worker import Supervisor
 from tests import factories
+from tests.support import small_competition
 
 pytestmark = pytest.mark.django_db
 
@@ -108,6 +114,14 @@ def test_an_agent_with_an_option_for_it_gets_the_step_timeout(
     given: dict[str, object], option: str, told: dict[str, object]
 ) -> None:
     assert list(with_step_timeout(given, option, 60).items()) == list(told.items())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(4, "4 s"), (119, "119 s"), (120, "2 min"), (5400, "90 min"), (32400, "9 h"), (9000, "2.5 h")],
+)
+def test_a_limit_is_said_in_a_unit_that_fits(seconds: float, words: str) -> None:
+    assert span(seconds) == words
 
 
 def test_aide_is_known_to_have_one() -> None:
