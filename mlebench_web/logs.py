@@ -8,6 +8,7 @@ import logging
 import sys
 
 import structlog
+from django.core.exceptions import PermissionDenied
 
 _line = structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"])
 
@@ -17,6 +18,17 @@ def render(logger: object, name: str, event: structlog.typing.EventDict) -> str:
     traceback = event.pop("exception", "")
     line = _line(logger, name, event)
     return f"{line}\n{traceback}" if traceback else line
+
+
+class RefusalsAreNoFaults(logging.Filter):
+    """A person who may not do something is told why on the page; the log needs no traceback."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+        if isinstance(error, PermissionDenied):
+            record.msg, record.args = f"{record.getMessage()}: {error}", ()
+            record.exc_info = None
+        return True
 
 
 def configure(options: dict[str, str]) -> None:
@@ -38,6 +50,7 @@ def configure(options: dict[str, str]) -> None:
             ],
         )
     )
+    handler.addFilter(RefusalsAreNoFaults())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(options["level"])

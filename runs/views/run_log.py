@@ -20,6 +20,8 @@ from runs.views.streaming import streamed
 LINES_SHOWN = 2000
 HISTORY_BYTES = 256 * 1024
 CHUNK_BYTES = 1024 * 1024
+FOUND_SHOWN = 200
+LONGEST_SEARCH = 200
 
 
 @login_required
@@ -79,13 +81,15 @@ def context(request: SignedInRequest, attempt: Attempt) -> dict[str, object]:
     )
     asked = request.GET.get("source")
     source = _source(asked) if asked else _best_source(attempt, sizes)
+    text = request.GET.get("find", "").strip()[:LONGEST_SEARCH]
     try:
-        window = _asked_window(request, attempt, source)
+        window = _found(attempt, source, text) if text else _asked_window(request, attempt, source)
         error = ""
     except logs.LogStorageError as failure:
         window, error = {}, str(failure)
     return {
         **window,
+        "find": text,
         "log_error": error,
         "source": source,
         "sources": [
@@ -108,6 +112,19 @@ def _asked_window(request: SignedInRequest, attempt: Attempt, source: str) -> di
         return _window_context(attempt, source, window, Part.AFTER)
     window = logs.window(attempt.pk, source, limit_bytes=HISTORY_BYTES)
     return _window_context(attempt, source, window, Part.TAIL)
+
+
+def _found(attempt: Attempt, source: str, text: str) -> dict[str, object]:
+    """Lines of the whole log that hold a text, each with the place from which it is read on."""
+    found = logs.search(attempt.pk, source, text, limit=FOUND_SHOWN)
+    return {
+        "attempt": attempt,
+        "found": [(_shown(line), line.start) for line in found.lines],
+        "found_count": found.count,
+        "found_all": found.complete,
+        "is_past": True,
+        "log_is_over": True,
+    }
 
 
 def _best_source(attempt: Attempt, sizes: dict[str, int]) -> str:
