@@ -169,6 +169,7 @@ def test_baseline_learns_a_number_and_keeps_the_ids_as_they_are(place: Place) ->
     assert (place.root / "code" / "training.py").exists()
 
 
+@pytest.mark.slow  # three trainings
 def test_baseline_tells_its_steps_and_the_same_seed_gives_the_same_submission(place: Place) -> None:
     prices(place)
 

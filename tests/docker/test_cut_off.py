@@ -34,7 +34,8 @@ from tests.docker.test_failure_rows import (
     has_said,
 )
 
-pytestmark = [pytest.mark.docker, pytest.mark.django_db(transaction=True)]
+# Agents that take their time, in containers.
+pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,8 @@ from tests.docker.test_failure_rows import PERFECT, Road, road, script_image  # 
 from tests.docker.test_wall import port  # noqa: F401
 from tests.support.product import Product
 
-pytestmark = [pytest.mark.docker, pytest.mark.django_db(transaction=True)]
+# Agents that take their time, in containers.
+pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
 AGENT = Path(__file__).parent.parent / "support" / "probe_agent"
 

@@ -27,7 +27,8 @@ from tests import factories
 from tests.docker.conftest import wait_for
 from tests.docker.test_failure_rows import Road, derived
 
-pytestmark = [pytest.mark.docker, pytest.mark.django_db(transaction=True)]
+# Agents that take their time, in containers.
+pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
 MARATHON = folders.AGENTS / "marathon"
 FILES = ("marathon.py", "marathon_step.py", "start.sh")

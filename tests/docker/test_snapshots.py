@@ -12,7 +12,8 @@ from tests.docker.test_failure_rows import PERFECT, Road, has_said, road, script
 from tests.support import small_competition
 
 __all__ = ["road", "script_image"]
-pytestmark = [pytest.mark.docker, pytest.mark.django_db(transaction=True)]
+# Agents that take their time, in containers.
+pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
 GOOD = PERFECT
 BAD = "echo 'id,price' > /home/submission/submission.csv"

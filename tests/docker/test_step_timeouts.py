@@ -24,7 +24,8 @@ from tests.docker.conftest import wait_for
 from tests.docker.test_failure_rows import Killed, die_at
 from tests.docker.test_resume import FILES, MARATHON, Track, derived
 
-pytestmark = [pytest.mark.docker, pytest.mark.django_db(transaction=True)]
+# Agents that take their time, in containers.
+pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
 # Long enough for an honest step on a slow machine.
 TIMEOUT = timedelta(seconds=4)

@@ -19,7 +19,8 @@ from tests.docker.test_failure_rows import (
 
 __all__ = ["road", "script_image"]
 
-pytestmark = [pytest.mark.docker, pytest.mark.django_db(transaction=True)]
+# Agents that take their time, in containers.
+pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
 STEPS = 12
 SAY = """\

@@ -1,8 +1,7 @@
 """`./run test`: the whole suite on SQLite, and what touches the database on PostgreSQL too.
 
-Three pytest runs ("legs") with the same arguments. Tests of containers, browsers and the whole
-product mostly wait, so they run beside the others, and their output is shown after those. The last
-line adds all up.
+Three pytest runs ("legs") with the same arguments, at once: tests of containers, browsers and the
+whole product mostly wait. Two of them are shown after the first. The last line adds all up.
 """
 
 import contextlib
@@ -27,17 +26,18 @@ LOOK_EVERY_SECONDS = 0.2
 def main(arguments: list[str]) -> int:
     folder = temporary.session_folder()
     with postgres.server() as url:
+        say("Tests of rules, pages and commands, on SQLite (the others beside them):")
+        plain = Leg("plain", folder, arguments)
+        database = Leg("database", folder, arguments, aside=True, DATABASE_URL=url)
         machine = Leg("machine", folder, arguments, aside=True)
-        legs = [machine]
-        say("Tests of rules, pages and commands, on SQLite (containers and browsers beside them):")
-        for leg, env in (("plain", {}), ("database", {"DATABASE_URL": url})):
-            if leg == "database":
-                say("The tests that touch the database, on PostgreSQL:")
-            legs.append(Leg(leg, folder, arguments, **env))
-            if legs[-1].wait() not in (0, 1, NOTHING_COLLECTED):
-                # Interrupted, or wrong arguments: pytest has said so.
-                machine.stop()
-                return legs[-1].wait()
+        legs = (plain, database, machine)
+        if (status := plain.wait()) not in (0, 1, NOTHING_COLLECTED):
+            # Interrupted, or wrong arguments: pytest has said so.
+            database.stop()
+            machine.stop()
+            return status
+        say("The tests that touch the database, on PostgreSQL:")
+        database.show()
         say("Tests of containers, browsers and the whole product, on SQLite:")
         machine.show()
         total: Counter[str] = sum((leg.counts() for leg in legs), Counter())
@@ -81,6 +81,7 @@ class Leg:
                 shutil.copyfileobj(written, sys.stdout.buffer)
                 sys.stdout.buffer.flush()
                 if over:
+                    print(flush=True)
                     return
                 time.sleep(LOOK_EVERY_SECONDS)
 
