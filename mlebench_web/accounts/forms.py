@@ -33,7 +33,7 @@ class PersonForm(BaseUserCreationForm):
 class InviteForm(forms.Form):
     role = forms.ChoiceField(choices=Role.choices, initial=Role.RESEARCHER)
     email = forms.EmailField(
-        required=False, label="E-mail", help_text="Optional; fills the field in for them."
+        required=False, label="Email address", help_text="Optional; fills the field in for them."
     )
     days = forms.IntegerField(
         min_value=1, max_value=30, initial=7, label="Works for", help_text="days, once"

@@ -37,7 +37,7 @@ def demand(user: User, permission: str, thing: Any = None) -> None:
 
 
 api = NinjaAPI(
-    title="mlebench-web",
+    title="mlebench-web API",
     version=__version__,
     description="Submit, watch, cancel and re-run MLE-bench runs; read the leaderboard. "
     "Get a token on the account page, or with `manage.py createtoken --user NAME --role ROLE`.",

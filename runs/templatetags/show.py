@@ -115,8 +115,10 @@ def percent(value: float | None) -> str:
 
 @register.filter
 def score(value: float | None) -> str:
-    """Five significant digits: enough to compare with a threshold."""
-    return MISSING if value is None or value == "" else f"{value:.5g}"
+    """Five significant digits: enough to compare with a threshold; never as a power of ten."""
+    if value is None or value == "":
+        return MISSING
+    return f"{value:.0f}" if 1e5 <= abs(value) < 1e15 else f"{value:.5g}"
 
 
 @register.filter

@@ -148,6 +148,14 @@ def test_equal_thresholds_still_give_a_line() -> None:
     assert svg(number_line(Thresholds(1, 1, 1, 1, False), 1.0)) is not None
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(None, "n/a"), (0.0812345, "0.081235"), (-6.8412, "-6.8412"), (3971433.25, "3971433")],
+)
+def test_a_score_has_no_power_of_ten(value: float | None, words: str) -> None:
+    assert show.score(value) == words
+
+
 def test_a_timeline_keeps_the_order_and_escapes_names() -> None:
     stretches = [
         Stretch("1 · <host>", [Piece(0, 100, "f-bad", "agent")], "host lost"),
