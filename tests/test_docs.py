@@ -79,6 +79,14 @@ def test_the_readme_shows_the_two_commands() -> None:
     assert "./run test" in readme
 
 
+def test_every_document_stands_in_the_index() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+
+    assert [path.name for path in tracked("docs/*.md") if f"({path.name})" not in index] == [
+        "README.md"
+    ]
+
+
 @pytest.mark.parametrize("path", tracked("*.md"), ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_between_documents_resolve(path: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
