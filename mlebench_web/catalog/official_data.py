@@ -80,8 +80,8 @@ def missing() -> str:
     if os.access(settings.MLEBENCH_PYTHON, os.X_OK):
         return ""
     return (
-        f"There is no {settings.MLEBENCH_PYTHON}, a Python with mle-bench's libraries. "
-        "`./run mlebench` makes one, or name another with MLEBENCH_PYTHON."
+        "There is no Python with mle-bench's libraries: `./run mlebench` makes one, or "
+        "MLEBENCH_PYTHON names one that you have."
     )
 
 
@@ -118,9 +118,9 @@ def _lacks(python: Path, state: float) -> str:
             check=True,
         )
     except (OSError, subprocess.SubprocessError) as error:
-        return f"MLEBENCH_PYTHON={python} does not work: {error}"
+        return f"The Python of MLEBENCH_PYTHON does not work: {error}"
     if lacking := answer.stdout.strip():
-        return f"MLEBENCH_PYTHON={python} lacks {lacking}. `./run mlebench` installs it."
+        return f"The Python of MLEBENCH_PYTHON lacks {lacking}: `./run mlebench` installs it."
     return ""
 
 

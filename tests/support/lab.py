@@ -17,8 +17,7 @@ def make_lab() -> Host:
         factories.make_image(factories.make_agent(name))
     diamonds = factories.make_competition("demo-diamond-prices")
     trees = factories.make_competition("demo-tree-crowns")
-    folder = "/nowhere/spaceship-titanic"
-    real = factories.make_competition("spaceship-titanic", is_demo=False, folder=folder)
+    real = factories.make_competition("spaceship-titanic", is_demo=False)
     factories.make_split("demo", [diamonds, trees], position=0)
     factories.make_split("low", [real], position=1)
     factories.make_config("demo", position=0)

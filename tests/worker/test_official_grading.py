@@ -224,7 +224,7 @@ def test_a_python_without_pandas_is_not_taken_for_mlebenchs(
     settings.MLEBENCH_PYTHON = tmp_path / "env" / "bin" / "python"
 
     assert official_data.cannot_grade().endswith(
-        "lacks pandas sklearn. `./run mlebench` installs it."
+        "lacks pandas sklearn: `./run mlebench` installs it."
     )
     # Installed meanwhile: it is asked again.
     [packages] = (tmp_path / "env" / "lib").glob("python*/site-packages")
