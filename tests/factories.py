@@ -16,7 +16,7 @@ from mlebench_web.catalog.models import Agent, AgentImage, Competition, Containe
 from mlebench_web.fleet.models import Gpu, Host, PreparedData
 from runs.core.failures import Cause
 from runs.core.states import Outcome, Result, RunState, State, run_state
-from runs.models import Attempt, Experiment, GpuLease, GradingReport, Move, Run, RunGroup
+from runs.models import Attempt, Experiment, GpuLease, GradingReport, Move, Run, RunGroup, Step
 
 PASSWORD = "correct horse battery"
 _numbers = itertools.count(1)
@@ -290,6 +290,30 @@ def make_attempt(
         state=RunState.QUEUED if outcome == Outcome.CONTINUED else run_state(state, outcome)
     )
     return attempt
+
+
+def make_step(
+    attempt: Attempt,
+    number: int,
+    end: str = "finished",
+    *,
+    value: float | None = None,
+    maximize: bool | None = True,
+    seconds: float = 10,
+    **fields: object,
+) -> Step:
+    """A step of ten seconds, one after the other; `end` "": it runs. `value` is its AUC."""
+    began = seconds * (number - 1)
+    defaults: dict[str, object] = {
+        "name": f"fold {number}",
+        "end": end,
+        "began_seconds": began,
+        "ended_seconds": began + seconds if end else None,
+        "began_at": timezone.now(),
+    }
+    if value is not None:
+        defaults |= {"metric_name": "auc", "metric_value": value, "metric_maximize": maximize}
+    return Step.objects.create(attempt=attempt, number=number, **{**defaults, **fields})
 
 
 def make_report(

@@ -14,6 +14,7 @@ from runs.step_curve import Measured, step_curve
 
 # Rows that are shown before a person asks for all.
 SHOWN = 12
+BESIDE = 6
 ALL_SHOWN = 2000
 NO_CURVE = SafeString("")
 
@@ -64,13 +65,14 @@ class Group:
 @dataclass(frozen=True)
 class Overview:
     groups: list[Group] = field(default_factory=list)
+    # The last few, for beside the log.
+    newest: list[Row] = field(default_factory=list)
     count: int = 0
     shown: int = 0
     # "2 failed", "1 interrupted": ends that are worth a word.
     odd: list[str] = field(default_factory=list)
     # Of the newest attempt, as the agent says.
     total: int | None = None
-    running: Row | None = None
     best: Step | None = None
     # The metric of most steps, and which way is better.
     metric: Metric | None = None
@@ -96,7 +98,6 @@ def overview(
     best = best_step(steps, metric)
     shown = steps[-(ALL_SHOWN if want_all else SHOWN) :]
     rows = {each.pk: _row(each, newest, best, active_seconds) for each in shown}
-    running = next((row for row in rows.values() if row.is_running), None)
     feed = newest.step_feed
     return Overview(
         groups=[
@@ -104,11 +105,11 @@ def overview(
             for attempt in attempts
             if (own := [rows[each.pk] for each in shown if each.attempt_id == attempt.pk])
         ],
+        newest=list(rows.values())[-BESIDE:],
         count=len(steps),
         shown=len(shown),
-        odd=_odd(steps, running),
+        odd=_odd(steps),
         total=feed.get("total"),
-        running=running,
         best=best,
         metric=metric,
         overall=Metric(**feed["overall"]) if feed.get("overall") else None,
@@ -159,7 +160,7 @@ def _row(step: Step, newest: Attempt, best: Step | None, active: float | None) -
     return Row(step, "run", "running", seconds, is_best)
 
 
-def _odd(steps: Sequence[Step], running: Row | None) -> list[str]:
+def _odd(steps: Sequence[Step]) -> list[str]:
     counts = Counter(each.end for each in steps if each.end not in ("", StepEnd.FINISHED))
     return [f"{count} {WORDS[StepEnd(end)]}" for end, count in sorted(counts.items())]
 

@@ -1,14 +1,11 @@
 """Steps of a run over the API."""
 
-from datetime import timedelta
-
 import pytest
-from django.utils import timezone
 
 from mlebench_web.fleet.models import Host
 from runs.core.failures import Cause
 from runs.core.states import Outcome, State
-from runs.models import Attempt, Run, Step
+from runs.models import Attempt, Run
 from tests import factories
 from tests.api.conftest import ApiClient
 
@@ -19,36 +16,11 @@ def run(lab: Host) -> Run:
     run = factories.make_run(outcome=Outcome.INFRASTRUCTURE_FAILED, cause=Cause.CONTAINER_KILLED)
     first = run.newest_attempt()
     second = factories.make_attempt(run, state=State.RUNNING)
-    step(first, 1, "finished", 0, 10, value=0.7)
-    step(first, 2, "interrupted", 10, 15)
-    step(second, 2, "failed", 10, 30, error="ValueError")
-    step(second, 3, "", 30)
+    factories.make_step(first, 1, value=0.7)
+    factories.make_step(first, 2, "interrupted")
+    factories.make_step(second, 2, "failed", error="ValueError")
+    factories.make_step(second, 3, "")
     return run
-
-
-def step(
-    attempt: Attempt,
-    number: int,
-    end: str,
-    began: float,
-    ended: float | None = None,
-    *,
-    value: float | None = None,
-    error: str = "",
-) -> Step:
-    return Step.objects.create(
-        attempt=attempt,
-        number=number,
-        name=f"fold {number}",
-        end=end,
-        began_seconds=began,
-        ended_seconds=ended,
-        began_at=timezone.now() - timedelta(seconds=60 - began),
-        metric_name="auc" if value else "",
-        metric_value=value,
-        metric_maximize=True if value else None,
-        error=error,
-    )
 
 
 def test_steps_are_listed_over_all_attempts(api: ApiClient, run: Run) -> None:

@@ -152,13 +152,13 @@ def killed_in_step(track: Track, attempt: Attempt, step: int) -> None:
     """Its container is killed while it hangs in that step, with the one before saved."""
     thread = track.in_the_background()
     wait_for(
-        lambda: attempt.steps.filter(number=step, end="").exists(), seconds=60, what="the step"
+        lambda: attempt.steps.filter(number=step, end="").exists(), seconds=120, what="the step"
     )
     saved = Checkpoint.objects.filter(attempt__run=attempt.run_id, step=step - 1)
-    wait_for(saved.exists, seconds=60, what="what the agent said of its checkpoint")
+    wait_for(saved.exists, seconds=120, what="what the agent said of its checkpoint")
     attempt.refresh_from_db()
     track.engine.kill(attempt.container_id)
-    thread.join(60)
+    thread.join(120)
     assert not thread.is_alive()
 
 
@@ -212,7 +212,11 @@ def test_the_agent_is_told_the_time_that_is_left_and_why(track: Track) -> None:
     first = track.killed_after(track.entered(), 2)
     thread = track.in_the_background()
     second = first.run.newest_attempt()
-    wait_for(lambda: Attempt.objects.get(pk=second.pk).state == State.RUNNING, what="a start")
+    wait_for(
+        lambda: Attempt.objects.get(pk=second.pk).state == State.RUNNING,
+        seconds=120,
+        what="a start",
+    )
     second.refresh_from_db()
 
     found = docker.APIClient().inspect_container(second.container_id)["Config"]["Env"]

@@ -26,6 +26,7 @@ from tests.factories import (
     make_prepared,
     make_run,
     make_split,
+    make_step,
     make_user,
 )
 
@@ -114,6 +115,12 @@ def world(db: None) -> World:
         timings={"prepare": 0.1, "start": 0.3, "grade": 0.2},
         usage={"cpu_seconds": 3.5, "memory_peak_bytes": 1000},
     )
+    for attempt in (*retried.attempts.all(), by_state[State.RUNNING].newest_attempt()):
+        make_step(
+            attempt, 1, value=0.7, name="a very long name of a step without a space_" + "x" * 150
+        )
+        make_step(attempt, 2, "failed", error="ValueError: <b>")
+        make_step(attempt, 3, "interrupted" if attempt.is_ended else "", value=0.9)
     logs.append(by_result[Result.GOLD].newest_attempt().pk, "run", "claimed")
     finished = make_group(owner=alice, split=split, seeds=1, experiment="done")
     make_run(finished, competition=competitions[0], result=Result.GOLD, host=host)

@@ -11,6 +11,7 @@ from runs.core.states import Outcome, State
 from runs.models import Attempt, Run, Step
 from runs.step_curve import Measured, step_curve
 from tests import factories
+from tests.factories import make_step
 from tests.web.conftest import signed_in
 from tests.web.pages import get, parse
 
@@ -30,39 +31,13 @@ def run() -> Run:
         signs={"any": now.timestamp() - 60, "step": now.timestamp() - 3600},
     )
     first, second, third = run.attempts.order_by("number")
-    told(first, 1, "finished", 0.7)
-    told(first, 2, "interrupted")
-    told(second, 2, "finished", 0.9)
-    told(second, 3, "timed_out")
-    told(third, 3, "failed", error="ValueError: <b>")
-    told(third, 4, "", name="the <fourth>")
+    make_step(first, 1, "finished", value=0.7)
+    make_step(first, 2, "interrupted")
+    make_step(second, 2, "finished", value=0.9)
+    make_step(second, 3, "timed_out")
+    make_step(third, 3, "failed", error="ValueError: <b>")
+    make_step(third, 4, "", name="the <fourth>")
     return run
-
-
-def told(
-    attempt: Attempt,
-    number: int,
-    end: str,
-    value: float | None = None,
-    *,
-    name: str = "",
-    error: str = "",
-    maximize: bool | None = True,
-) -> Step:
-    began = 10.0 * (number - 1)
-    return Step.objects.create(
-        attempt=attempt,
-        number=number,
-        name=name or f"fold {number}",
-        began_seconds=began,
-        ended_seconds=began + 10 if end else None,
-        began_at=timezone.now(),
-        end=end,
-        metric_name="auc" if value is not None else "",
-        metric_value=value,
-        metric_maximize=maximize if value is not None else None,
-        error=error,
-    )
 
 
 @pytest.fixture
@@ -105,12 +80,13 @@ def test_the_summary_says_the_running_step_the_best_metric_and_the_last_sign_of_
 ) -> None:
     text = text_of(client, run)
 
-    assert "6 over 3 attempts, 1 failed, 1 interrupted, 1 timed out" in text
-    assert "Step 4 of 20" in text
-    assert "<dt>Best auc</dt><dd><b>0.9</b> at step 2</dd>" in text
+    assert "6, 1 failed, 1 interrupted, 1 timed out" in text
+    assert "4 of 20 the &lt;fourth&gt;" in text
+    assert "<dt>Best auc</dt><dd><b>0.9</b>, step 2</dd>" in text
+    assert "Best auc <b>0.9</b> at step 2" in text
     assert "higher is better" in text
-    assert "Last sign of life 1 min ago" in text
-    assert ", of a step 1 h ago" in text
+    assert "<dt>Sign of life</dt><dd>1 min ago</dd>" in text
+    assert "<dt>of a step</dt><dd>1 h ago</dd>" in text
 
 
 def test_the_curve_of_the_metric_can_be_read_without_seeing_it(client: Client, run: Run) -> None:
@@ -127,13 +103,13 @@ def test_a_poll_brings_the_steps_too(client: Client, run: Run) -> None:
     page = parse(response)
     assert page.with_id("run-below").attributes["hx-swap-oob"] == "true"
     assert "the <fourth>" in page.with_id("run-below").text
-    assert "Last sign of life" in page.with_id("run-head").text
+    assert "Sign of life" in page.with_id("run-left").text
 
 
 def test_of_many_the_newest_are_shown_and_all_at_a_persons_word(client: Client, run: Run) -> None:
     third = run.newest_attempt()
     for number in range(5, 60):
-        told(third, number, "finished", 0.5)
+        make_step(third, number, "finished", value=0.5)
 
     newest, everything = text_of(client, run), text_of(client, run, "?steps=all")
 
@@ -153,7 +129,7 @@ def test_many_steps_cost_no_more_queries(
     with CaptureQueriesContext(connection) as few:
         text_of(client, run)
     for number in range(5, 200):
-        told(run.newest_attempt(), number, "finished", 0.5)
+        make_step(run.newest_attempt(), number, "finished", value=0.5)
 
     with django_assert_num_queries(len(few)):  # type: ignore[operator]
         text_of(client, run, "?steps=all")
@@ -162,12 +138,12 @@ def test_many_steps_cost_no_more_queries(
 def test_a_metric_without_a_direction_has_no_best(client: Client) -> None:
     run = factories.make_run(state=State.RUNNING)
     for number, value in ((1, 0.5), (2, 0.7)):
-        told(run.newest_attempt(), number, "finished", value, maximize=None)
+        make_step(run.newest_attempt(), number, "finished", value=value, maximize=None)
 
     text = text_of(client, run)
 
     assert "direction not said" in text
-    assert "<dt>Best" not in text
+    assert "Best auc" not in text
 
 
 def test_an_ended_run_without_steps_shows_none_of_it(client: Client) -> None:
@@ -186,7 +162,7 @@ def test_a_running_agent_that_says_nothing_has_a_sign_of_life(client: Client) ->
     text = text_of(client, run)
 
     assert "It has not told of one so far." in text
-    assert "Last sign of life 3 min ago" in text
+    assert "<dt>Sign of life</dt><dd>3 min ago</dd>" in text
 
 
 def test_what_was_no_event_is_counted_on_the_page(client: Client, run: Run) -> None:
@@ -198,8 +174,7 @@ def test_what_was_no_event_is_counted_on_the_page(client: Client, run: Run) -> N
 def test_steps_that_a_probe_read_say_so(client: Client, run: Run) -> None:
     Step.objects.update(source="probe")
 
-    # An apostrophe in a template is no markup.
-    assert "read from the agent's own files" in text_of(client, run)
+    assert "read from its own files" in text_of(client, run)
 
 
 @pytest.mark.parametrize(("maximize", "best"), [(True, 0.9), (False, 0.5), (None, None)])
