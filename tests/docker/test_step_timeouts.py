@@ -71,11 +71,8 @@ class HangingTrack(Track):
 
 
 @pytest.fixture
-def track(
-    marathon_image: str, settings: object, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[HangingTrack]:
+def track(marathon_image: str, settings: object) -> Iterator[HangingTrack]:
     settings.STOP_GRACE = timedelta(seconds=2)  # type: ignore[attr-defined]
-    monkeypatch.setattr(step_limits, "INTERRUPT_GRACE", 1.0)
     track = HangingTrack(marathon_image)
     yield track
     for attempt in Attempt.objects.all():
@@ -83,6 +80,13 @@ def track(
             track.engine.remove(attempt.container_id)
     for thread in track.threads:
         thread.join(30)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch, told: dict[str, object]) -> None:
+    """Where a process ignores the first signal, the second comes soon."""
+    if told.get("SIGINT") == "ignore":
+        monkeypatch.setattr(step_limits, "INTERRUPT_GRACE", 1.0)
 
 
 def ends(attempt: Attempt) -> dict[int, str]:
@@ -108,6 +112,7 @@ ALL_BUT_THE_THIRD = {1: FINISHED, 2: FINISHED, 3: TIMED_OUT, 4: FINISHED, 5: FIN
         pytest.param({"SIGINT": "catch"}, ["Interrupted"], id="the agent catches it"),
     ],
 )
+@pytest.mark.usefixtures("impatient")
 def test_a_step_is_ended_by_a_signal_and_its_agent_goes_on(
     track: HangingTrack, told: dict[str, object], signals: list[str]
 ) -> None:
@@ -138,6 +143,7 @@ def test_a_step_is_ended_by_a_signal_and_its_agent_goes_on(
         pytest.param({"SIGINT": "ignore"}, id="the agent itself is killed as the process it named"),
     ],
 )
+@pytest.mark.usefixtures("impatient")
 def test_a_step_that_no_signal_ends_goes_on_from_the_last_checkpoint(
     track: HangingTrack, told: dict[str, object]
 ) -> None:
@@ -228,6 +234,10 @@ def test_a_supervisor_that_dies_at_a_rung_is_followed_by_one_that_goes_on_there(
     name: str,
     after: bool,
 ) -> None:
+    if not told:
+        # Who adopts does not know that nothing was signalled: it waits as if it had been.
+        monkeypatch.setattr(step_limits, "INTERRUPT_GRACE", 1.0)
+        monkeypatch.setattr(step_limits, "AFTER_KILL", 1.0)
     attempt = track.entered(**told)
     die_at(monkeypatch, owner, name, after=after)
 
@@ -265,7 +275,7 @@ def test_the_runs_own_limit_ends_it_on_any_rung(
 ) -> None:
     monkeypatch.setattr(step_limits, "INTERRUPT_GRACE", 600.0)
     attempt = track.entered(STEP_PROCESS=1, SIGINT="ignore")
-    RunGroup.objects.update(time_limit=timedelta(seconds=12))
+    RunGroup.objects.update(time_limit=timedelta(seconds=15))
 
     track.supervise()
 

@@ -131,7 +131,8 @@ def test_a_run_whose_processes_are_killed_goes_on_after_its_last_checkpoint(
 def test_a_step_is_ended_by_a_signal_and_its_agent_goes_on(
     machine: Machine, told: dict[str, object], signals: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(step_limits, "INTERRUPT_GRACE", 1.0)
+    if told.get("SIGINT") == "ignore":
+        monkeypatch.setattr(step_limits, "INTERRUPT_GRACE", 1.0)
     attempt = machine.entered(step_timeout=4, **told)
 
     machine.supervise()
