@@ -12,6 +12,7 @@ from runs.models import (
     GpuLease,
     GradingReport,
     IdempotencyKey,
+    Import,
     Installation,
     LogSegment,
     Move,
@@ -120,6 +121,12 @@ class LogSegmentAdmin(ReadOnly):
 @admin.register(Installation)
 class InstallationAdmin(ReadOnly):
     list_display = ["name", "created_at"]
+
+
+@admin.register(Import)
+class ImportAdmin(ReadOnly):
+    list_display = ["source", "state", "experiment", "asked_by", "asked_at"]
+    list_select_related = ["asked_by"]
 
 
 @admin.register(IdempotencyKey)

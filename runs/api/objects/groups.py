@@ -86,6 +86,7 @@ class RunGroupObject(BaseModel):
     created_by: str | None
     created_at: datetime
     folder: str
+    imported_from: str | None  # the file or folder that it came from; null: it was run here
     url: str
 
     @classmethod
@@ -136,6 +137,7 @@ class RunGroupObject(BaseModel):
                 created_by=group.created_by.get_username() if group.created_by else None,
                 created_at=group.created_at,
                 folder=group.folder,
+                imported_from=group.imported_from or None,
                 url=address(group.get_absolute_url()),
             )
             for group in groups
