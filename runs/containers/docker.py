@@ -415,6 +415,8 @@ class DockerEngine:
 
     def remove(self, container_id: str) -> None:
         with engine_errors():
+            # Its supervisor may have died in the middle of a start.
+            reach.remove_helper(self._slow, container_id)
             try:
                 self._slow.remove_container(container_id, force=True, v=True)
                 return

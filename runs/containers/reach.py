@@ -8,7 +8,6 @@ gateway. Other machines of a private network stay open: a model may be served th
 import ipaddress
 import re
 import socket
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -34,9 +33,6 @@ WALL = Path(__file__).with_name("wall.py")
 ENVIRONMENT = "mlebench-web/env"
 # Of mle-bench's own environment, beside the usual places.
 PLACES_OF_PYTHON = "/usr/local/bin:/usr/bin:/opt/conda/bin:/opt/mlebench/python/bin"
-HELPER_LABEL = "mlebench-web.wall-of"
-# It needs half a second; what is older was forgotten.
-HELPER_LASTS_SECONDS = 600
 LOCAL = Path("/proc/net/fib_trie")
 RESOLV_CONF = Path("/etc/resolv.conf")
 _ADDRESS = re.compile(r"\|-- (\d+\.\d+\.\d+\.\d+)\n\s+/32 host LOCAL")
@@ -45,24 +41,26 @@ _ADDRESS = re.compile(r"\|-- (\d+\.\d+\.\d+\.\d+)\n\s+/32 host LOCAL")
 def wall_off(api: docker.APIClient, container_id: str) -> None:
     """Close to a running container what its agent must not reach. Safe to repeat.
 
-    Raises EngineFailure when that did not work: then no agent may start there. What the engine
-    itself says is the caller's to catch.
+    One that has ended meanwhile is left alone: its supervisor looks why. Raises EngineFailure when
+    the wall did not work, for then no agent may start there. What the engine itself says is the
+    caller's to catch.
     """
     seen = api.inspect_container(container_id)
     if seen["HostConfig"]["NetworkMode"] == "none":
         return
-    install = (seen["Config"]["Labels"] or {}).get(INSTALL_LABEL, "")
-    _remove_forgotten(api, install)
     # What an admin's container config names is open.
     hosts = (each.rpartition(":")[2] for each in seen["HostConfig"]["ExtraHosts"] or ())
     opened = [each for each in hosts if re.fullmatch(r"\d+\.\d+\.\d+\.\d+", each)]
+    # Of a supervisor that died beside it.
+    remove_helper(api, container_id)
     helper = api.create_container(
         _image_with_python(api, seen["Image"]),
+        name=_helper_of(container_id),
         entrypoint=["sh", "-c", f'PATH="$PATH:{PLACES_OF_PYTHON}"; exec python3 -I -S "$@"', "-"],
         command=["/wall.py", *closed(opened)],
         user="root",
         host_config=api.create_host_config(
-            network_mode=f"container:{container_id}",
+            network_mode=f"container:{seen['Id']}",
             mounts=[Mount("/wall.py", str(WALL), type="bind", read_only=True)],
             read_only=True,
             cap_drop=["ALL"],
@@ -70,26 +68,43 @@ def wall_off(api: docker.APIClient, container_id: str) -> None:
             security_opt=["no-new-privileges"],
             mem_limit="128m",
         ),
-        labels={HELPER_LABEL: container_id, INSTALL_LABEL: install},
+        labels={INSTALL_LABEL: (seen["Config"]["Labels"] or {}).get(INSTALL_LABEL, "")},
     )
     try:
         api.start(helper["Id"])
         code = api.wait(helper["Id"])["StatusCode"]
-        if code:
-            said = api.logs(helper["Id"], tail=5).decode("utf-8", "replace").strip()
-            raise EngineFailure(
-                Cause.NETWORK, f"this host could not be closed to the agent (exit {code}): {said}"
-            )
+        said = api.logs(helper["Id"], tail=5).decode("utf-8", "replace").strip() if code else ""
+    except docker.errors.APIError:
+        if _is_running(api, container_id):
+            raise
+        return
     finally:
-        api.remove_container(helper["Id"], force=True)
+        remove_helper(api, container_id)
+    if code and _is_running(api, container_id):
+        raise EngineFailure(
+            Cause.NETWORK, f"this host could not be closed to the agent (exit {code}): {said}"
+        )
 
 
-def _remove_forgotten(api: docker.APIClient, install: str) -> None:
-    """Helpers of supervisors that died beside them."""
-    mine = {"label": [HELPER_LABEL, f"{INSTALL_LABEL}={install}"]}
-    for row in api.containers(all=True, filters=mine):
-        if time.time() - row["Created"] > HELPER_LASTS_SECONDS:
-            api.remove_container(row["Id"], force=True)
+def _helper_of(container_id: str) -> str:
+    """One for a container: a second one is refused by the engine."""
+    return f"mlebench-wall-{container_id[:12]}"
+
+
+def remove_helper(api: docker.APIClient, container_id: str) -> None:
+    """No error where there is none, or where somebody else removes it."""
+    try:
+        api.remove_container(_helper_of(container_id), force=True)
+    except docker.errors.APIError as error:
+        if error.response is None or error.response.status_code not in (404, 409):
+            raise
+
+
+def _is_running(api: docker.APIClient, container_id: str) -> bool:
+    try:
+        return bool(api.inspect_container(container_id)["State"]["Running"])
+    except docker.errors.NotFound:
+        return False
 
 
 def _image_with_python(api: docker.APIClient, own: str) -> str:

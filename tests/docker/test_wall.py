@@ -115,6 +115,11 @@ def test_a_host_that_an_admin_named_in_a_config_is_open(lab: Lab, port: int) -> 
     assert ask(lab, container, KNOCK, f"{mine}:{port}", f"model:{port}") == ["open", "open"]
 
 
+def helpers(engine: docker.DockerClient, container: str) -> list[str]:
+    named = {"name": f"mlebench-wall-{container[:12]}"}
+    return [str(each.name) for each in engine.containers.list(all=True, filters=named)]
+
+
 def test_closing_twice_is_no_error_and_leaves_no_helper(
     lab: Lab, engine: docker.DockerClient
 ) -> None:
@@ -122,22 +127,42 @@ def test_closing_twice_is_no_error_and_leaves_no_helper(
 
     lab.engine.start(container)
 
-    helpers = {"label": f"{reach.HELPER_LABEL}={container}"}
-    assert engine.containers.list(all=True, filters=helpers) == []
+    assert helpers(engine, container) == []
     assert ask(lab, container, ROUTE, "169.254.169.254:80") == ["EHOSTUNREACH"]
 
 
-def test_a_helper_that_its_supervisor_left_behind_is_removed_by_the_next(
+@pytest.mark.parametrize("then", ["start", "remove"])
+def test_a_helper_that_its_supervisor_left_behind_goes_with_the_next_step(
+    lab: Lab, engine: docker.DockerClient, then: str
+) -> None:
+    _, container = lab.started(network="internet")
+    engine.containers.create(lab.image, name=f"mlebench-wall-{container[:12]}", network_mode="none")
+
+    getattr(lab.engine, then)(container)
+
+    assert helpers(engine, container) == []
+
+
+def test_a_container_that_ended_at_once_is_left_to_whoever_looks_why(
     lab: Lab, engine: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mine = {"mlebench-web.wall-of": "gone", "mlebench-web.install": lab.install}
-    forgotten = engine.containers.create(lab.image, labels=mine, network_mode="none")
-    monkeypatch.setattr(reach, "HELPER_LASTS_SECONDS", -60)
+    container = lab.engine.create(lab.spec(network="internet"))
+    real = docker.APIClient.inspect_container
 
-    lab.started(network="internet")
+    def inspect(api: docker.APIClient, which: str) -> object:
+        """The container ends between the engine's start and our look."""
+        seen = real(api, which)
+        if seen["State"]["Running"]:
+            monkeypatch.setattr(docker.APIClient, "inspect_container", real)
+            lab.engine.kill(container)
+        return seen
 
-    with pytest.raises(docker.errors.NotFound):
-        forgotten.reload()
+    monkeypatch.setattr(docker.APIClient, "inspect_container", inspect)
+
+    lab.engine.start(container)
+
+    assert lab.engine.look(container).exit_code == 137
+    assert helpers(engine, container) == []
 
 
 def test_a_container_that_could_not_be_closed_off_does_not_get_its_agent(
