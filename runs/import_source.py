@@ -36,7 +36,7 @@ DEPTH = 4
 MOST_FOLDERS = 20_000
 MOST_NAMES = 100_000
 # Reports, metadata and the like of all run groups; all that upstream has published is 20 MB.
-MOST_BYTES = 256 * 2**20
+MOST_BYTES = 64 * 2**20
 # Of one run group.
 MOST_REPORTS = 100
 

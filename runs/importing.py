@@ -568,10 +568,7 @@ def refuse_regrades(reports: Sequence[Report]) -> None:
     for report in reports:
         if not any(row.has_path for row in report.rows):
             continue
-        facts = tuple(
-            tuple(value for key, value in vars(row).items() if key != "created_at")
-            for row in report.rows
-        )
+        facts = tuple(replace(row, created_at=None) for row in report.rows)
         other = seen.setdefault(facts, report)
         if other is not report and other.digest != report.digest:
             raise ImportRefused(

@@ -22,8 +22,8 @@ KIB, MIB, GIB = 2**10, 2**20, 2**30
 CHUNK = MIB
 # What tarfile may read to understand one entry; it keeps all of that in memory.
 HEADER_BYTES = MIB
-# A zip's list of entries, which zipfile reads as a whole.
-DIRECTORY_BYTES = 64 * MIB
+# A zip's list of entries, which zipfile reads as a whole, and makes ten times as large in memory.
+DIRECTORY_BYTES = 32 * MIB
 BLOCK = 512
 # After a tar's end: the rest of its last record, and no second archive.
 AFTER_END_BYTES = MIB

@@ -36,13 +36,15 @@ TOTALS = {
     "total_above_median": "above_median",
 }
 PATH_LIMIT = 500
+# Of one report: 75 competitions and 100 seeds have 7,500.
+MOST_ROWS = 20_000
 
 
 class ImportRefused(Exception):
     """It cannot be imported; the text names the file and says what to do. Nothing was changed."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ReportRow:
     """One graded submission, in upstream's words. What was not reported is None."""
 
@@ -183,6 +185,8 @@ def read_report(data: bytes, name: str) -> Report:
         raise ImportRefused(f"{name} is no grading report: it has no list competition_reports.")
     if not rows:
         raise ImportRefused(f"{name}: competition_reports is empty.")
+    if len(rows) > MOST_ROWS:
+        raise ImportRefused(f"{name}: competition_reports has more than {MOST_ROWS} rows.")
     checked = [check_row(row, where=f"{name}, row {number}") for number, row in enumerate(rows, 1)]
     return Report(
         name=name,
