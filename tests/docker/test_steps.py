@@ -5,9 +5,10 @@ import json
 import pytest
 
 from mlebench_web.fleet.models import Host
-from runs import queue, worker
+from runs import queue, steps, worker
 from runs.core.states import Outcome, State
 from runs.models import Attempt
+from runs.steps import StepPart
 from tests.docker.test_failure_rows import (
     PERFECT,
     Killed,
@@ -22,7 +23,7 @@ __all__ = ["road", "script_image"]
 # Agents that take their time, in containers.
 pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
-STEPS = 12
+STEPS = 6
 SAY = """\
 say() { echo "$1" >> "$MLE_EVENTS_FILE"; }
 now() { date +%s.%N; }
@@ -99,25 +100,29 @@ def test_the_step_that_an_agent_crashes_in_is_interrupted(road: Road) -> None:
 
 
 def test_an_events_file_that_leads_out_of_the_container_is_not_read(road: Road) -> None:
-    attempt = road.run(f'ln -s /etc/passwd "$MLE_EVENTS_FILE"; {PERFECT}; sleep 2')
+    attempt = road.run(f'ln -s /etc/passwd "$MLE_EVENTS_FILE"; {PERFECT}')
 
     assert attempt.outcome == Outcome.GRADED
     assert not attempt.steps.exists()
     assert "events.jsonl is a symbolic link" in road.text(attempt, "run")
 
 
-def test_an_agent_that_does_not_speak_is_read_from_its_own_files(road: Road) -> None:
+def test_an_agent_that_does_not_speak_is_read_from_its_own_files(
+    road: Road, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The folder of its recipe is called aide: so is its manifest."""
+    monkeypatch.setattr(steps, "PROBE_EVERY", 0.1)
+    monkeypatch.setattr(StepPart, "every", 0.1)
     nodes = [
         {"plan": f"plan {number}", "is_buggy": False, "metric": {"value": 0.5, "maximize": True}}
         for number in (1, 2)
     ]
     script = "".join(
-        f"echo '{json.dumps({'nodes': nodes[:count]})}' > /home/logs/journal.json; sleep 2.5\n"
+        f"echo '{json.dumps({'nodes': nodes[:count]})}' > /home/logs/journal.json; sleep 1\n"
         for count in (1, 2)
     )
 
-    attempt = road.queued(f"sleep 2.5\n{script}{PERFECT}")
+    attempt = road.queued(f"sleep 1\n{script}{PERFECT}")
     agent = attempt.run.group.agent
     assert agent is not None
     type(agent).objects.filter(pk=agent.pk).update(image_name="aide")
