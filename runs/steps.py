@@ -44,6 +44,7 @@ SIGN_EVERY = 10.0
 # What is still read of an events file when the agent has ended; a disk full of it must not keep
 # the run from its end.
 LAST_LOOKS = 256
+TICK_EVERY = 1000
 ABOUT_STEPS = (Word.STEP_STARTED, Word.STEP_FINISHED, Word.METRIC)
 
 
@@ -177,6 +178,9 @@ class StepPart:
             self._note(found.fault)
         says_checkpoint = False
         for line in found.lines:
+            if self.feed.lines % TICK_EVERY == 0:
+                # A file of nothing but line ends takes seconds.
+                self.supervisor.tick()
             self.feed.lines += 1
             parsed = parse(line, self.supervisor.redact)
             if parsed.fault:
