@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import socket
 from pathlib import Path
 
 # A Unix socket's path has at most 107 bytes; "/<attempt id>/v" and "/service" come after this.
@@ -29,3 +30,34 @@ def folder_for(data_dir: Path) -> Path:
             f"for sockets. Set SOCKETS_DIR to a short private folder, or use a shorter data folder."
         )
     return short
+
+
+def tidy(folder: Path, data_dir: Path) -> None:
+    """When the product has ended: a short folder in /tmp goes, unless somebody needs it yet.
+
+    That is another worker of this data folder, or an agent that runs on: its folder is mounted in
+    its container, and its worker comes back.
+    """
+    if folder == data_dir / "s" or not folder.is_dir():
+        return
+    entries = list(folder.iterdir())
+    if any(entry.is_dir() or is_served(entry) for entry in entries):
+        return
+    for entry in entries:
+        entry.unlink()
+    folder.rmdir()
+
+
+def is_served(path: Path) -> bool:
+    if not path.is_socket():
+        return False
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(1)
+        try:
+            client.connect(str(path))
+        except ConnectionRefusedError:
+            return False
+        except OSError:
+            # Busy, or of a kind of its own: somebody is there.
+            return True
+    return True

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import mlebench_web
+from mlebench_web import sockets
 from mlebench_web.launcher import broker, environment, runfile
 from mlebench_web.launcher.environment import BASE_DIR, Options, PortTaken
 from mlebench_web.launcher.processes import RESULT, Job
@@ -110,6 +111,8 @@ class Product:
             self.terminal.say("Stopping; containers of runs go on, and the next start finds them.")
         finally:
             self.supervisor.stop()
+            if "SOCKETS_DIR" not in os.environ:
+                sockets.tidy(Path(self.env["SOCKETS_DIR"]), self.options.data)
         return status
 
     # ---------------------------------------------------------------- the steps

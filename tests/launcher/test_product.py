@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from mlebench_web import sockets
 from mlebench_web.launcher import runfile
 from tests.support.product import ROOT, Product
 
@@ -164,6 +165,9 @@ def test_a_deep_data_folder_with_a_space_works(product: Product) -> None:
 
         assert "the data folder's path is too long" in product.output
         assert get(f"{product.address}/healthz")[0] == 200
+        short = sockets.folder_for(product.data)
+        product.stop()
+        assert not short.exists()
     finally:
         product.stop()
         product.data = outer

@@ -44,6 +44,32 @@ def test_a_short_folder_that_others_can_enter_is_refused(tmp_path: Path) -> None
         shutil.rmtree(folder)
 
 
+def test_a_short_folder_goes_with_the_product_but_not_with_an_agents_in_it(tmp_path: Path) -> None:
+    deep = tmp_path / ("deep" * 30)
+    folder = sockets.folder_for(deep)
+    (folder / "7").mkdir()
+    with socket.socket(socket.AF_UNIX) as another_worker:
+        another_worker.bind(str(folder / "service"))
+        another_worker.listen()
+
+        sockets.tidy(folder, deep)
+        (folder / "7").rmdir()
+        sockets.tidy(folder, deep)
+        assert (folder / "service").exists()
+
+    sockets.tidy(folder, deep)
+    assert not folder.exists()
+
+
+def test_the_usual_place_stays(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "broker").touch()
+
+    sockets.tidy(sockets.folder_for(tmp_path), tmp_path)
+
+    assert (tmp_path / "s" / "broker").exists()
+
+
 def test_a_link_in_its_place_is_refused(tmp_path: Path) -> None:
     deep = tmp_path / ("deep" * 30)
     folder = sockets.folder_for(deep)
