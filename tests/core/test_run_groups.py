@@ -76,16 +76,18 @@ def test_paths_of_forks_are_identities_too() -> None:
     """Not upstream's layout: what follows the run's folder tells two submissions apart."""
     rows = [row("a", submission_path=f"a_seed_0/logs/{kind}/submission.csv") for kind in "xy"]
 
-    made = plan(report(*rows))
+    made = plan(report(*rows), runs=(f"a_{U1}",))
 
+    # What it graded lies elsewhere: it takes no folder that nothing names.
     assert [run_id for _, _, run_id, _ in found(made)] == ["a_seed_0", ""]
+    assert [each.what for each in made.skipped] == [f"a_{U1}"]
 
 
 def test_the_newest_of_two_gradings_counts_by_the_name_then_by_the_rows() -> None:
     first = report(graded(f"a_{U1}", score=1), name="2026-01-02T00-00-00-GMT_grading_report.json")
     second = report(graded(f"a_{U1}", score=2), name="2026-01-01T00-00-00-UTC_grading_report.json")
     third = report(
-        graded(f"a_{U1}", score=3, created_at="2027-01-01T00:00:00"), name="a_grading_report.json"
+        graded(f"a_{U1}", score=3, created_at="2027-01-01T00:00:00"), name="0_grading_report.json"
     )
 
     made = plan(first, second, third)
