@@ -3,8 +3,10 @@
     python bench/grading.py [--count N]
 
 Grades a made-up submission of 1,000 rows with the grader of demo-diamond-prices, and beside it
-the same submission in a new Python each time: what it costs without a warm process. The last
-line is the summary; status 1 when the median misses the aim.
+the same submission in a new Python each time: what it costs without a warm process. A
+competition of a checkout is graded too, by a small package in mle-bench's layout, or by
+spaceship-titanic of the checkout that MLEBENCH_DIR names: each child imports the checkout anew.
+The last line is the summary; status 1 when the median misses the aim.
 """
 
 import argparse
@@ -35,6 +37,57 @@ def write_data(folder: Path) -> Path:
     guesses = "".join(f"{row},{price * 1.1:.2f}\n" for row, price in enumerate(prices))
     (public / "sample_submission.csv").write_text("id,price\n" + guesses)
     return public / "sample_submission.csv"
+
+
+def official(count: int) -> None:
+    """Prints what a competition of a checkout takes, in an official grader process."""
+    from django.conf import settings
+
+    from mlebench_web.catalog import official_data
+    from mlebench_web.catalog.models import Checkout, Competition
+    from runs import grading
+    from runs.grader_process import GraderProcess, Kind
+    from tests.support import mini_mlebench
+
+    named = settings.MLEBENCH_DIRS[0] if settings.MLEBENCH_DIRS else None
+    if named is None or official_data.cannot_grade():
+        named, name = settings.DATA_DIR / "mini", "our-pears"
+        mini_mlebench.add(named)
+        mini_mlebench.add_data(settings.COMPETITIONS_DIR)
+        settings.MLEBENCH_PYTHON = settings.ML_PYTHON
+    else:
+        name = "spaceship-titanic"
+        rows = "PassengerId,Transported\n" + "".join(f"{n},True\n" for n in range(ROWS))
+        for part, file in (("private", "test.csv"), ("public", "sample_submission.csv")):
+            folder = settings.COMPETITIONS_DIR / name / "prepared" / part
+            folder.mkdir(parents=True)
+            (folder / file).write_text(rows)
+    competition = Competition(
+        name=name,
+        checkout=Checkout(pk=1, name="bench", path=str(named)),
+        folder=str(named / "mlebench" / "competitions" / name),
+        answers_path=f"{name}/prepared/private/test.csv",
+        sample_submission_path=f"{name}/prepared/public/sample_submission.csv",
+    )
+    process = GraderProcess(kind=Kind.OFFICIAL)
+    process.ensure()
+    took = []
+    try:
+        for _ in range(count):
+            began = time.perf_counter()
+            with grading.open_submission(
+                settings.COMPETITIONS_DIR / competition.sample_submission_path
+            ) as file:
+                ended, _ = grading.judge(competition, file, tick=lambda: None)
+            took.append(time.perf_counter() - began)
+            if not ended.has_score:
+                sys.exit(f"not graded: {ended}")
+    finally:
+        process.stop()
+    print(
+        f"{name} of a checkout: median {statistics.median(took) * 1000:.1f} ms, "
+        f"worst {max(took) * 1000:.1f} ms of {count}"
+    )
 
 
 def main() -> int:
@@ -78,6 +131,7 @@ def main() -> int:
                     return 1
         finally:
             process.stop()
+        official(count)
         cold = []
         for _ in range(3):
             began = time.perf_counter()

@@ -3,6 +3,7 @@
 import threading
 import time
 import uuid
+from dataclasses import dataclass
 
 import structlog
 from django.conf import settings
@@ -11,11 +12,18 @@ from django.db.models.functions import Now
 
 from mlebench_web.catalog import data
 from mlebench_web.fleet.models import Host
-from runs import graders, grading, layout, regrading
+from runs import graders, grading, layout, regrading, snapshots
 from runs.core.states import Outcome
 from runs.grading import Judged
 from runs.layout import SUBMISSION
-from runs.models import GradingReport, Regrade, RegradeJob, Replaced
+from runs.models import (
+    Attempt,
+    GradingReport,
+    Regrade,
+    RegradeJob,
+    Replaced,
+    SubmissionSnapshot,
+)
 from runs.models.regrades import graded_in_place_of, grader_failed, target_of
 
 logger = structlog.get_logger(__name__)
@@ -25,6 +33,14 @@ WENT_ON = "The run was started again meanwhile, or another attempt counts now."
 
 class Gone(Exception):
     """The submission that was graded before is not there."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the grader said, and the snapshot that it was about, where that was not the file."""
+
+    judged: Judged
+    snapshot: SubmissionSnapshot | None = None
 
 
 class RegradeJobs:
@@ -59,24 +75,24 @@ class RegradeJobs:
         try:
             token = job.take(self.host)
             try:
-                judged = self.judge(job, token)
+                found = self.judge(job, token)
             except (grading.GraderFailed, Gone) as error:
                 job.end(RegradeJob.State.FAILED, token=token, error=str(error))
                 logger.warning("regrade.failed", job=job.pk, why=str(error)[:300])
                 return
             try:
-                self.record(job, token, judged)
+                self.record(job, token, found)
             except OSError as error:
                 # Of an attempt in whose place a new one was to be: its files.
                 job.end(RegradeJob.State.FAILED, token=token, error=f"Not recorded: {error}")
         except Replaced as replaced:
             logger.info("regrade.left", job=job.pk, why=str(replaced))
 
-    def judge(self, job: RegradeJob, token: uuid.UUID) -> Judged:
-        """Changes nothing. Raises Gone, GraderFailed, Replaced."""
-        attempt = job.attempt
+    def judge(self, job: RegradeJob, token: uuid.UUID) -> Found:
+        """Changes nothing of the run. Raises Gone, GraderFailed, Replaced."""
+        attempt, tick = job.attempt, Beat(job, token)
         if attempt.outcome == Outcome.AGENT_FAILED:
-            return grading.nothing(attempt)
+            return Found(grading.nothing(attempt))
         file = layout.attempt_folder(attempt) / SUBMISSION
         refused = next(
             (str(item["why"]) for item in attempt.left_out if item["path"] == SUBMISSION), None
@@ -87,12 +103,25 @@ class RegradeJobs:
                 f"The submission is not at {grading.shown_path(file)} on {self.host.name}: the "
                 "report before stays."
             )
-        return grading.look(
-            attempt, file if file.exists() else None, tick=Beat(job, token), refused=refused
+        found = grading.look(attempt, file if file.exists() else None, tick=tick, refused=refused)
+        if found.valid or not grader_failed(attempt) or ended_cleanly(attempt):
+            return Found(found)
+        # As its supervisor would have done, had the grader worked.
+        snapshot = snapshots.newest_valid(attempt, tick=tick)
+        return Found(self.of_snapshot(attempt, snapshot), snapshot) if snapshot else Found(found)
+
+    def of_snapshot(self, attempt: Attempt, snapshot: SubmissionSnapshot) -> Judged:
+        return Judged(
+            graders.provenance(attempt.run.competition),
+            exists=True,
+            valid=True,
+            score=snapshot.score,
+            message=snapshot.message,
+            path=grading.shown_path(layout.attempt_folder(attempt) / SUBMISSION),
         )
 
     @transaction.atomic
-    def record(self, job: RegradeJob, token: uuid.UUID, judged: Judged) -> None:
+    def record(self, job: RegradeJob, token: uuid.UUID, found: Found) -> None:
         """The report and what follows from it, if the run still stands as it did."""
         run = job.locked(token)
         target = target_of(run)
@@ -105,10 +134,13 @@ class RegradeJobs:
             made = graded_in_place_of(attempt, by=job.regrade.by_name)
             # By links, so it takes milliseconds; the lock keeps a re-run from taking the name.
             layout.take_over(attempt, made)
-            report = grading.record(made, judged)
+            if found.snapshot:
+                snapshots.put_in_place(found.snapshot, layout.attempt_folder(made) / SUBMISSION)
+                Attempt.objects.filter(pk=made.pk).update(graded_snapshot=found.snapshot)
+            report = grading.record(made, found.judged)
             run.count(made)
         else:
-            report = grading.record(attempt, judged)
+            report = grading.record(attempt, found.judged)
             # The curve is to be of one grader: the host service scores them anew.
             attempt.snapshots.exclude(path="").update(is_valid=None, score=None, message="")
         job.end(
@@ -142,6 +174,10 @@ class RegradeJobs:
             Regrade.objects.filter(pk=regrade.pk, ended_at__isnull=True).update(
                 moved=moved, ended_at=Now()
             )
+
+
+def ended_cleanly(attempt: Attempt) -> bool:
+    return attempt.ended_by_itself and attempt.exit_code == 0
 
 
 def score_of(report: GradingReport | None) -> float | None:

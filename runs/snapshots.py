@@ -6,10 +6,12 @@ while the run lasts; afterwards the snapshots give the score over time.
 
 import hashlib
 import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import BinaryIO
 
 import structlog
@@ -162,6 +164,15 @@ def opened(snapshot: SubmissionSnapshot) -> Iterator[BinaryIO]:
             copy.write(chunk)
         copy.seek(0)
         yield copy
+
+
+def put_in_place(snapshot: SubmissionSnapshot, submission: Path) -> None:
+    """Make it the file that upstream's tools see; what was left stays beside it."""
+    submission.parent.mkdir(parents=True, exist_ok=True)
+    if submission.exists():
+        os.replace(submission, submission.with_name("submission.as-left.csv"))
+    with opened(snapshot) as file, submission.open("wb") as target:
+        shutil.copyfileobj(file, target)
 
 
 def judge(snapshot: SubmissionSnapshot, *, tick: Callable[[], None]) -> SubmissionSnapshot:

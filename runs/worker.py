@@ -6,7 +6,6 @@ points). Every write is conditional on the lease token.
 """
 
 import errno
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -571,11 +570,7 @@ class Supervisor:
         if snapshot is None:
             return None
         self.save(graded_snapshot=snapshot)
-        submission.parent.mkdir(parents=True, exist_ok=True)
-        if submission.exists():
-            os.replace(submission, submission.with_name("submission.as-left.csv"))
-        with snapshots.opened(snapshot) as file, submission.open("wb") as target:
-            shutil.copyfileobj(file, target)
+        snapshots.put_in_place(snapshot, submission)
         self.say(f"Graded is the submission as it was after {snapshot.active_seconds:.0f} s.")
         return grading.grade(self.attempt, submission, tick=self.tick)
 

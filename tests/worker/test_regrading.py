@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 from django.conf import settings
+from django.core.files.base import ContentFile
+from django.core.files.storage import default_storage
 from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
 from pytest_django.fixtures import Settings
@@ -13,12 +15,12 @@ from pytest_django.fixtures import Settings
 from mlebench_web.accounts.models import AuditEntry
 from mlebench_web.catalog.models import Competition, Split
 from mlebench_web.fleet.models import Host
-from runs import grading, layout, regrading, submit
+from runs import layout, regrading, submit
 from runs.core.failures import Cause
 from runs.core.states import Outcome, Result, RunState, State
 from runs.models import Attempt, GradingReport, Regrade, RegradeJob, Replaced, Run, RunGroup
 from runs.regrade_jobs import RegradeJobs
-from tests.factories import make_group, make_host, make_run
+from tests.factories import make_attempt, make_group, make_host, make_run
 from tests.support import small_competition
 
 pytestmark = pytest.mark.usefixtures("warm_grader")
@@ -169,6 +171,21 @@ def test_a_run_that_was_started_again_meanwhile_keeps_what_it_has(
     assert GradingReport.objects.count() == 1
 
 
+def test_where_another_attempt_counts_by_now_nothing_is_recorded(
+    graded: MakeGraded, jobs: RegradeJobs
+) -> None:
+    run = graded(result=None, outcome=Outcome.AGENT_FAILED)
+    regrading.ask([run], by=None)
+    # Started again and graded, before any host looked.
+    make_attempt(run, result=Result.GOLD)
+
+    jobs.work()
+
+    run.refresh_from_db()
+    assert RegradeJob.objects.get().state == RegradeJob.State.VOID
+    assert (run.result, GradingReport.objects.count()) == (Result.GOLD, 2)
+
+
 def test_a_host_service_that_lost_its_lease_records_nothing(
     graded: MakeGraded, jobs: RegradeJobs, box: Host
 ) -> None:
@@ -260,6 +277,34 @@ def test_an_attempt_whose_grader_had_failed_is_graded_as_a_new_attempt(
     failed.refresh_from_db()
     assert failed.outcome == Outcome.INFRASTRUCTURE_FAILED
     assert made.moves.get().by == "server's shell"
+
+
+def test_a_run_that_was_killed_gets_its_last_valid_snapshot_once_the_grader_works(
+    graded: MakeGraded, jobs: RegradeJobs
+) -> None:
+    """As its supervisor would have done: what was left at the end was half a file."""
+    run = graded(
+        "id,price\n1,",
+        result=None,
+        outcome=Outcome.INFRASTRUCTURE_FAILED,
+        cause=Cause.GRADER_FAILED,
+        ended_by_itself=False,
+    )
+    failed = run.newest_attempt()
+    path = default_storage.save("snapshots/regrade.csv", ContentFile(FAIR.encode()))
+    snapshot = failed.snapshots.create(active_seconds=5, digest="d", size=len(FAIR), path=path)
+
+    regrading.ask([run], by=None)
+    jobs.work()
+
+    run.refresh_from_db()
+    made = run.newest_attempt()
+    folder = layout.attempt_folder(made) / "submission"
+    assert (run.result, run.score, made.graded_snapshot) == (Result.BRONZE, 0.25, snapshot)
+    assert (folder / "submission.csv").read_text() == FAIR
+    assert (folder / "submission.as-left.csv").read_text() == "id,price\n1,"
+    # The old attempt's own files are as they were.
+    assert (layout.attempt_folder(failed) / layout.SUBMISSION).read_text() == "id,price\n1,"
 
 
 def test_an_agents_own_failure_gets_the_thresholds_of_today(
@@ -367,7 +412,6 @@ def test_grading_alone_records_nothing(graded: MakeGraded, jobs: RegradeJobs, bo
     run = graded(result=Result.GOLD)
     job = regrading.ask([run], by=None).jobs[0]
 
-    judged = jobs.judge(job, job.take(box))
+    found = jobs.judge(job, job.take(box))
 
-    assert (judged.score, newest(run).result) == (0.25, Result.GOLD)
-    assert isinstance(judged, grading.Judged)
+    assert (found.judged.score, newest(run).result) == (0.25, Result.GOLD)
