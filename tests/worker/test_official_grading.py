@@ -26,14 +26,20 @@ def no_tick() -> None:
     pass
 
 
-@pytest.fixture
-def official(settings: Settings) -> Iterator[GraderProcess]:
-    """The process for mle-bench's graders, where the product looks for it."""
-    settings.MLEBENCH_PYTHON = settings.ML_PYTHON
+@pytest.fixture(scope="module")
+def one_process() -> Iterator[GraderProcess]:
+    """Started by the first test that needs it: it holds nothing of any checkout."""
     process = GraderProcess(kind=Kind.OFFICIAL)
-    process.ensure()
     yield process
     process.stop()
+
+
+@pytest.fixture
+def official(settings: Settings, one_process: GraderProcess) -> GraderProcess:
+    """The process for mle-bench's graders, where the product looks for it."""
+    settings.MLEBENCH_PYTHON = settings.ML_PYTHON
+    one_process.ensure()
+    return one_process
 
 
 @pytest.fixture
