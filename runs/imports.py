@@ -14,7 +14,7 @@ import structlog
 from django.conf import settings
 from django.core.files.base import File
 from django.core.files.storage import default_storage
-from django.db import transaction
+from django.db import InterfaceError, OperationalError, transaction
 
 from mlebench_web.accounts import audit
 from mlebench_web.accounts.models import User
@@ -285,6 +285,17 @@ def do(row: Import) -> None:
         logger.info("import.refused", id=row.pk, error=str(error)[:300])
     except NoLongerOurs as error:
         logger.info("import.left", id=row.pk, error=str(error))
+    except (OperationalError, InterfaceError):
+        # The database was away: whoever finds the lease expired does it again.
+        raise
+    except Exception:
+        # The edge of the host service's loop. It would fail the same way for ever.
+        row.end(
+            Import.State.REFUSED,
+            error="mlebench-web itself failed; the host service's log says how. "
+            "Nothing was imported.",
+        )
+        raise
     else:
         row.end(Import.State.DONE, answer=done.as_json())
         logger.info("import.done", id=row.pk, groups=len(done.groups))

@@ -522,6 +522,24 @@ def test_an_import_whose_worker_died_is_taken_again(group_folder: Path, alice: U
     assert not dead.end(Import.State.REFUSED, error="late")
 
 
+def test_a_fault_of_ours_ends_the_import_and_is_not_tried_for_ever(
+    group_folder: Path, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row_ = Import.objects.create(source="x", folder=str(group_folder), asked_by=alice)
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(importing, "plan", broken)
+
+    with pytest.raises(RuntimeError):
+        imports.do_asked()
+
+    row_.refresh_from_db()
+    assert (row_.state, Import.take_one()) == (Import.State.REFUSED, None)
+    assert "mlebench-web itself failed" in row_.error
+
+
 def test_a_refused_import_says_why(tmp_path: Path, alice: User) -> None:
     (tmp_path / "empty").mkdir()
     row_ = Import.objects.create(source="x", folder=str(tmp_path / "empty"), asked_by=alice)
