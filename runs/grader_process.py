@@ -7,6 +7,7 @@ ML_PYTHON for competitions of ours, one under MLEBENCH_PYTHON for those of mle-b
 import contextlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -29,6 +30,8 @@ SERVER = Path(__file__).resolve().parent / "grader" / "server.py"
 # Importing pandas and scikit-learn: 2 s on a warm machine, much more on a cold one.
 START_LIMIT_SECONDS = 120
 TICK_SECONDS = 0.5
+# Folders of graders of one supervisor, while the host's own does not answer.
+PRIVATE = "g-"
 REPLY_LIMIT = 64 * 1024
 ALREADY_RUNNING = 3
 
@@ -253,12 +256,22 @@ def ending(seen: dict[str, Any], *, signal: int | None = None, over_time: bool =
     )
 
 
+def clear_private() -> None:
+    """Remove the folders of private graders whose owner was killed. Repeatable."""
+    for folder in Path(settings.SOCKETS_DIR).glob(f"{PRIVATE}*"):
+        with contextlib.suppress(FileNotFoundError):
+            # One that is only starting does not answer yet.
+            is_old = time.time() - folder.stat().st_mtime > START_LIMIT_SECONDS
+            if is_old and not GraderProcess(folder / "g").answers():
+                shutil.rmtree(folder)
+
+
 @contextlib.contextmanager
 def private(tick: Callable[[], None], kind: Kind = Kind.OURS) -> Iterator[Path]:
     """A grader process for one use, where the host service's does not answer."""
     # Among the other sockets: elsewhere the path may be too long for one.
     settings.SOCKETS_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with tempfile.TemporaryDirectory(prefix="g-", dir=settings.SOCKETS_DIR) as folder:
+    with tempfile.TemporaryDirectory(prefix=PRIVATE, dir=settings.SOCKETS_DIR) as folder:
         process = GraderProcess(Path(folder) / "g", kind=kind)
         try:
             process.start(tick)

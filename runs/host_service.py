@@ -24,7 +24,7 @@ from runs import agent_secrets, bell, checkpoints, grading, imports, layout, log
 from runs.containers import Engine, EngineFailure, engine_of
 from runs.core.states import State
 from runs.data_jobs import DataJobs
-from runs.grader_process import GraderProcess, GraderUnreachable, Kind
+from runs.grader_process import GraderProcess, GraderUnreachable, Kind, clear_private
 from runs.models import Attempt, Installation, LogSegment
 from runs.regrade_jobs import RegradeJobs
 from runs.validation import ValidationService
@@ -240,6 +240,7 @@ class HostService:
         Containers of another installation, or of another host of this one, are never touched.
         """
         vault.purge()
+        clear_private()
         install = Installation.this().name
         for engine in self._engines():
             for container in engine.own_containers(install, self.host.name):

@@ -365,6 +365,20 @@ def test_without_the_host_services_process_grading_starts_its_own(
     assert grade(make_competition(), submission).result == Result.GOLD
 
 
+def test_the_folder_of_a_killed_private_grader_is_removed(
+    settings: Settings, tmp_path: Path
+) -> None:
+    settings.SOCKETS_DIR = tmp_path
+    left, starting = tmp_path / "g-left", tmp_path / "g-starting"
+    for folder in (left, starting):
+        folder.mkdir()
+    os.utime(left, (0, 0))
+
+    grader_process.clear_private()
+
+    assert [path.name for path in tmp_path.iterdir()] == ["g-starting"]
+
+
 def test_a_grader_process_that_dies_in_the_middle_is_replaced(
     make_competition: MakeCompetition, submission: Path, settings: Settings, tmp_path: Path
 ) -> None:
