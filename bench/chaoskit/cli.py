@@ -196,6 +196,8 @@ def broken(world: World, options: argparse.Namespace, began: float) -> int:
         if world.ledger.violations or time.monotonic() - began > BREAK_WITHIN - 40:
             break
         strike(world, kind)
+        if options.guard in losses.AGAINST:
+            losses.until_they_go_on(world)
     found = len(world.ledger.violations)
     say(
         f"chaos: guard {options.guard} switched off, {options.db}: "

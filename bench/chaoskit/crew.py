@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 MARATHON_STEP_SECONDS, MARATHON_LINES = 0.5, 2
 # In steps: what is lost with a host is at most so much, and what a save takes.
 MARATHON_CHECKPOINT_EVERY = 6
+# So that no host ever waits for work.
+QUEUED_AT_LEAST = 2
 TRAIN_ROWS, TEST_ROWS, COLUMNS = 6000, 200, 8
 WENT_ON = re.compile(r"^Going on after step (\d+) and line (\d+)\.$", re.MULTILINE)
 
@@ -85,9 +87,10 @@ class Counter:
 class Marathon:
     name = "marathon"
 
-    def __init__(self, padding_bytes: int) -> None:
+    def __init__(self, padding_bytes: int, seeds: int = 4) -> None:
         """`padding_bytes`: noise in each checkpoint, so that a save takes a while."""
         self.padding_bytes = padding_bytes
+        self.seeds = seeds
 
     def set_up(self, world: "World") -> None:
         rows.add_image(self.name, world.image)
@@ -107,7 +110,7 @@ class Marathon:
         return {
             "competitions": [rows.COMPETITION],
             "container_config": rows.GPU_CONFIG if with_gpu else rows.CONFIG,
-            "seeds": 4,
+            "seeds": self.seeds,
             "env": {f"MARATHON_{name}": str(value) for name, value in told.items()},
         }
 
@@ -199,7 +202,9 @@ def handed_in(run: "Run") -> str:
 class Crew:
     """The agents of one fleet, and how often each is submitted."""
 
-    def __init__(self, *members: tuple[Worker, int]) -> None:
+    def __init__(self, *members: tuple[Worker, int], queued: int = QUEUED_AT_LEAST) -> None:
+        """`queued`: so many wait at least; those that were lost wait behind them."""
+        self.queued = queued
         self.members = [member for member, _ in members]
         self.weights = [weight for _, weight in members]
 
@@ -222,8 +227,10 @@ def usual() -> Crew:
 
 
 def resuming(*, padding_bytes: int = 4 * 2**20, learns: bool = True) -> Crew:
-    marathon = Marathon(padding_bytes)
-    return Crew((marathon, 2), (Baseline(), 1)) if learns else Crew((marathon, 1))
+    marathon = Marathon(padding_bytes, seeds=1)
+    if not learns:
+        return Crew((marathon, 1), queued=1)
+    return Crew((marathon, 4), (Baseline(), 1), queued=1)
 
 
 # ------------------------------------------------------------------------------ a table to learn

@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 # The host's last sign of life may be this much older than the moment at which it went out, and
 # this bench sees a seal so much later.
 LOST_TOLERANCE = HEARTBEAT + 3
-# The host service sweeps each 30 s.
-SWEPT_WITHIN = 100.0
+# The host service sweeps each 30 s, folders of private graders once they are two minutes old.
+SWEPT_WITHIN = 200.0
 GAP_SECONDS = 1.0
+STANDING = ("grader.tmp", "official.tmp")
 LINE = re.compile(r"^line (\d+) of", re.MULTILINE)
 ENDED_WITHIN = 300.0
 
@@ -340,9 +341,9 @@ def what_is_left(world: World) -> list[str]:
                 names.remove(name)
         left += [f"network {name} on {host.name}" for name in names]
         left += [f"{path.relative_to(world.folder)}" for path in host.attempts.iterdir()]
-        left += [
-            f"{path.relative_to(world.folder)}" for path in host.sockets.iterdir() if path.is_dir()
-        ]
+        # A grader that runs has a folder of its own there.
+        sockets = [path for path in host.sockets.iterdir() if path.name not in STANDING]
+        left += [f"{path.relative_to(world.folder)}" for path in sockets if path.is_dir()]
         # "pymp-": of Celery's library, one for each worker that runs or was killed.
         temporary = [path for path in host.temporary.iterdir() if not path.match("pymp-*")]
         left += [f"{path.relative_to(world.folder)}" for path in temporary]

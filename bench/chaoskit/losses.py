@@ -23,6 +23,10 @@ from chaoskit.world import Host, World
 
 # How long a save is waited for.
 SAVES_WITHIN = 20.0
+# An attempt that was claimed is at its first step.
+GOES_ON_WITHIN = 6.0
+# Two intervals of marathon's checkpoints.
+SAVED_AFTER = 6.0
 # A save of some megabytes takes about so long.
 SAVE_SECONDS = 0.15
 
@@ -59,6 +63,23 @@ def power_off_torn(world: World, host: Host) -> str:
         return f", {sum(_tear(world, row) for row in busy)} checkpoints torn"
 
     return _off_and_on(world, host, _processes(host), then=tear)
+
+
+def kill_worker(world: World, host: Host) -> str:
+    """While nobody watches, nothing is saved: the next fault waits for the adopters' first save."""
+    note = faults.kill_worker(world, host)
+    world.wait_until(world.is_well, 60, "its attempts are adopted")
+    world.wait(SAVED_AFTER)
+    return note
+
+
+def until_they_go_on(world: World) -> None:
+    """What was lost runs again, and has shown by its first steps from where."""
+    from runs.models import Attempt
+
+    waiting = Attempt.objects.filter(state="queued", resumed_from__isnull=False)
+    world.wait_until(lambda: not waiting.exists(), 60, "what was lost runs again")
+    world.wait(GOES_ON_WITHIN)
 
 
 def _have_two(world: World, host: Host) -> bool:
@@ -168,8 +189,8 @@ def _tear(world: World, row: Row) -> bool:
     for number, name in enumerate(sorted(newest.blobs() - before.blobs())):
         blob = blobs / name
         if (number + row.id) % 2:
-            blob.unlink()
-        else:
+            blob.unlink(missing_ok=True)
+        elif blob.exists():
             blob.write_bytes(blob.read_bytes()[: blob.stat().st_size // 2])
     return True
 
@@ -184,7 +205,7 @@ KINDS = [
     Kind("host off while it saves", power_off_while_saving, weight=3),
     Kind("host off, checkpoint torn", power_off_torn, weight=1),
     Kind("runs moved away", move_away, weight=1),
-    Kind("worker killed", faults.kill_worker, weight=1),
+    Kind("worker killed", kill_worker, weight=1),
 ]
 QUICK = {"container killed", "container removed", "host off while it saves"}
 AGAINST = {"manifest": ["host off while it saves", "host off, checkpoint torn"]}

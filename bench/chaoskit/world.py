@@ -38,8 +38,6 @@ PYTHON = sys.executable
 SHARED = ROOT.parent / "shared"
 HEARTBEAT, TTL, LOST_AFTER, RING_EVERY = 2.0, 8.0, 24.0, 3.0
 SLOTS = 2
-# At least this much is queued, so that no host ever waits for work.
-QUEUED_AT_LEAST = 2
 AGENT_SECONDS = (25, 45)
 LOOK_EVERY = 0.5
 
@@ -367,7 +365,7 @@ class World:
     def feed(self) -> None:
         """Keep the queue filled, through the API; a request that got no answer is sent again."""
         if self._unanswered is None:
-            if self.seen.ready >= QUEUED_AT_LEAST or time.monotonic() - self._posted < 3:
+            if self.seen.ready >= self.crew.queued or time.monotonic() - self._posted < 1:
                 return
             with_gpu = not self.gpu_error and self.random.random() < 0.5
             self.submit(self.crew.next(self.random), with_gpu=with_gpu)
