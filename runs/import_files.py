@@ -26,7 +26,8 @@ logger = structlog.get_logger(__name__)
 
 PREFIX = ".import-"
 LOCK = "lock"
-# In a group's folder until its rows are committed: a folder with it belongs to no row.
+# In a group's folder until all is done: names the import at work, and is locked by who finishes it.
+# Such a folder may belong to no row yet.
 MARKER = ".importing"
 # The source's own metadata.json and reports, as they were.
 ORIGINALS = "imported"
@@ -37,7 +38,17 @@ LOG_BYTES = 64 * 2**20
 def is_free(name: str) -> bool:
     """Whether a group's folder may have this name."""
     target = groups_dir() / name
-    return not target.exists() or (target / MARKER).exists()
+    return not target.exists() or is_abandoned(target)
+
+
+def is_abandoned(folder: Path) -> bool:
+    """Whether the import that moved it here died. Where a row names it, that is another matter."""
+    try:
+        name = (folder / MARKER).read_text()
+    except OSError:
+        return False
+    root = groups_dir() / name
+    return not root.name.startswith(PREFIX) or not root.exists() or is_dead(root)
 
 
 def read_report_file(path: Path) -> bytes:
@@ -74,7 +85,7 @@ class Staging:
         self.count += 1
         folder = self.root / f"group-{self.count}"
         (folder / ORIGINALS).mkdir(parents=True)
-        (folder / MARKER).touch()
+        (folder / MARKER).write_text(self.root.name)
         staged = Staged(source, folder)
         for name in originals:
             staged.keep_original(name)
@@ -105,13 +116,14 @@ def remove_dead() -> None:
 def is_dead(folder: Path) -> bool:
     """Whether nobody holds its lock. A folder without one is being made just now."""
     try:
-        with (folder / LOCK).open() as lock:
-            return holds(lock)
+        with (folder / LOCK).open("r+") as lock:
+            return lock_now(lock)
     except OSError:
         return False
 
 
-def holds(lock: IO[str]) -> bool:
+def lock_now(lock: IO[str]) -> bool:
+    """Take the lock of an open file; False: somebody has it."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -175,25 +187,42 @@ class Staged:
 # ---------------------------------------------------------------------------- after the commit
 
 
-def finish(group: RunGroup, staged: Staged | None) -> None:
-    """The run folders that upstream's tools read, and the logs for the pages. Safe to repeat.
+def finish(group: RunGroup) -> None:
+    """The run folders that upstream's tools read, and the logs for the pages; once.
 
-    The results are in the database by now: what fails here is logged, and the files are whole.
+    The results are in the database by now: what fails here is logged, the files are whole, and the
+    next import tries it again.
     """
-    if staged is None:
+    marker = layout.group_folder(group) / MARKER
+    try:
+        with marker.open("r+") as lock:
+            if not lock_now(lock):
+                return
+            publish(group)
+            marker.unlink(missing_ok=True)
+    except FileNotFoundError:
+        # It came without files, or is done.
         return
-    (layout.group_folder(group) / MARKER).unlink(missing_ok=True)
+    except OSError as error:
+        logger.warning("import.not_published", group=group.pk, error=str(error))
+
+
+def publish(group: RunGroup) -> None:
     attempts = Attempt.objects.filter(run__group=group).select_related(
         "run__group", "run__competition"
     )
-    try:
-        for attempt in attempts:
-            if layout.attempt_folder(attempt).is_dir():
-                layout.assemble(attempt.run, attempt)
-                ship_logs(attempt)
-        layout.publish_group(group)
-    except OSError as error:
-        logger.warning("import.not_published", group=group.pk, error=str(error))
+    for attempt in attempts:
+        if layout.attempt_folder(attempt).is_dir():
+            layout.assemble(attempt.run, attempt)
+            ship_logs(attempt)
+    layout.publish_group(group)
+
+
+def finish_left() -> None:
+    """What imports that died after their commit have not done."""
+    for marker in groups_dir().glob(f"*/{MARKER}"):
+        if group := RunGroup.objects.filter(folder=marker.parent.name).first():
+            finish(group)
 
 
 def ship_logs(attempt: Attempt) -> None:

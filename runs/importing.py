@@ -274,8 +274,8 @@ def carry_out(
                 "Somebody else imported some of it at the same time: nothing was imported. "
                 "Try again."
             ) from error
-    for row, files in made:
-        import_files.finish(row, files)
+    for row, _ in made:
+        import_files.finish(row)
     return Done(plan, tuple(row for row, _ in made))
 
 

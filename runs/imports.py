@@ -271,6 +271,7 @@ def do(row: Import) -> None:
             raise NoLongerOurs(f"{row} is done by somebody else.")
 
     try:
+        import_files.finish_left()
         with local_file(row) as path:
             done = import_path(
                 path,

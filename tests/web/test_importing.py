@@ -402,7 +402,7 @@ def test_what_a_dead_import_left_is_replaced_and_removed(group_folder: Path) -> 
     base = import_files.groups_dir()
     half = base / GROUP
     half.mkdir(parents=True)
-    (half / import_files.MARKER).touch()
+    (half / import_files.MARKER).write_text(f"{import_files.PREFIX}dead")
     (half / "half").touch()
     dead = base / f"{import_files.PREFIX}dead"
     dead.mkdir()
@@ -417,10 +417,41 @@ def test_what_a_dead_import_left_is_replaced_and_removed(group_folder: Path) -> 
 
 
 def test_an_import_at_work_is_left_alone_by_another(group_folder: Path) -> None:
+    """Its folder is in place, and its rows are not committed: nobody can see them."""
     with import_files.staging() as other:
-        bring(group_folder)
+        theirs = import_files.groups_dir() / GROUP
+        theirs.mkdir()
+        (theirs / import_files.MARKER).write_text(other.root.name)
+
+        [group] = bring(group_folder).groups
 
         assert other.root.is_dir()
+        assert list(theirs.iterdir()) == [theirs / import_files.MARKER]
+    assert group.folder != GROUP
+    assert group.upstream_name == GROUP
+
+
+def test_what_an_import_had_not_done_when_it_died_is_done_by_the_next(
+    group_folder: Path, alice: User, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It died after its rows were committed: no links, no logs, and its ask is still at work."""
+
+    def killed(_: RunGroup) -> None:
+        raise OSError("killed")
+
+    with monkeypatch.context() as dying:
+        dying.setattr(import_files, "publish", killed)
+        [group] = bring(group_folder).groups
+    run = group.runs.filter(result=Result.GOLD).get()
+    assert not layout.run_folder(run).exists()
+    Import.objects.create(source="x", folder=str(group_folder), asked_by=alice)
+
+    imports.do_asked()
+
+    assert layout.run_folder(run).is_dir()
+    assert "I thought." in logs.window(run.newest_attempt().pk, "agent").text
+    assert not (layout.group_folder(group) / import_files.MARKER).exists()
+    assert Import.objects.get().answer["groups"][0]["experiment"] == GROUP
 
 
 # ---------------------------------------------------------------------------- what they may not do
