@@ -12,13 +12,14 @@ from django.db.models.functions import Now
 
 from mlebench_web.catalog import data
 from mlebench_web.fleet.models import Host
-from runs import graders, grading, layout, regrading, snapshots
+from runs import graders, grading, layout, logs, regrading, snapshots
 from runs.core.states import Outcome
 from runs.grading import Judged
 from runs.layout import SUBMISSION
 from runs.models import (
     Attempt,
     GradingReport,
+    LogSegment,
     Regrade,
     RegradeJob,
     Replaced,
@@ -81,7 +82,9 @@ class RegradeJobs:
                 logger.warning("regrade.failed", job=job.pk, why=str(error)[:300])
                 return
             try:
-                self.record(job, token, found)
+                made = self.record(job, token, found)
+                if made:
+                    logs.append(made.pk, LogSegment.Source.RUN, made.cause_detail)
             except OSError as error:
                 # Of an attempt in whose place a new one was to be: its files.
                 job.end(RegradeJob.State.FAILED, token=token, error=f"Not recorded: {error}")
@@ -121,13 +124,16 @@ class RegradeJobs:
         )
 
     @transaction.atomic
-    def record(self, job: RegradeJob, token: uuid.UUID, found: Found) -> None:
-        """The report and what follows from it, if the run still stands as it did."""
+    def record(self, job: RegradeJob, token: uuid.UUID, found: Found) -> Attempt | None:
+        """The report and what follows from it, if the run still stands as it did.
+
+        The new attempt, where one was made.
+        """
         run = job.locked(token)
         target = target_of(run)
         if target is None or target.pk != job.attempt_id:
             job.end(RegradeJob.State.VOID, token=token, error=WENT_ON)
-            return
+            return None
         attempt, made = job.attempt, None
         before = attempt.reports.filter(is_current=True).first()
         if grader_failed(attempt):
@@ -147,6 +153,7 @@ class RegradeJobs:
             RegradeJob.State.DONE, token=token, before=before, after=report, made=made, error=""
         )
         logger.info("regrade.done", job=job.pk, score=report.score, was=score_of(before))
+        return made
 
     # ---------------------------------------------------------------- what follows
 

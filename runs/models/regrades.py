@@ -25,6 +25,7 @@ KEPT = (
     "claimed_at",
     "agent_started_at",
     "agent_ended_at",
+    "ended_at",
     "cpus",
     "memory_bytes",
     "image_id",
@@ -36,7 +37,6 @@ KEPT = (
     "has_submission",
     "graded_snapshot_id",
     "active_seconds",
-    "charged_seconds",
     "paused_seconds",
     "down_seconds",
     "interruptions",
@@ -209,10 +209,12 @@ def graded_in_place_of(attempt: Attempt, *, by: str) -> Attempt:
         number=attempt.number + 1,
         state=State.ENDED,
         outcome=Outcome.GRADED,
-        cause_detail=f"Graded again: the grader had failed after attempt {attempt.number}.",
+        cause_detail=f"Graded again: the grader had failed after attempt {attempt.number}, "
+        "which has the log.",
         queued_at=attempt.queued_at,
-        ended_at=Now(),
-        released_at=Now(),
+        # All of its time was the other's: sums over attempts count it once.
+        charged_seconds=attempt.active_seconds,
+        released_at=attempt.released_at or Now(),
         # Nothing of it is on a host: its work was the other's.
         swept_at=Now(),
         **{name: getattr(attempt, name) for name in KEPT},

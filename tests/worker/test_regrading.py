@@ -15,7 +15,7 @@ from pytest_django.fixtures import Settings
 from mlebench_web.accounts.models import AuditEntry
 from mlebench_web.catalog.models import Competition, Split
 from mlebench_web.fleet.models import Host
-from runs import layout, regrading, submit
+from runs import layout, logs, regrading, submit
 from runs.core.failures import Cause
 from runs.core.states import Outcome, Result, RunState, State
 from runs.models import Attempt, GradingReport, Regrade, RegradeJob, Replaced, Run, RunGroup
@@ -271,6 +271,9 @@ def test_an_attempt_whose_grader_had_failed_is_graded_as_a_new_attempt(
     assert (failed.number, made.number) == (1, 2)
     assert (made.state, made.outcome) == (State.ENDED, Outcome.GRADED)
     assert (made.active_seconds, made.host, made.exit_code) == (86_000.0, failed.host, None)
+    # Its time is that of the other: counted once, and over when the agent's was.
+    assert (made.own_seconds, made.ended_at) == (0, failed.ended_at)
+    assert "attempt 1, which has the log" in "".join(logs.last_lines(made.pk, "run", 3))
     assert (run.state, run.result, run.counted) == (RunState.FINISHED, Result.BRONZE, made)
     assert (layout.attempt_folder(made) / layout.SUBMISSION).read_text() == FAIR
     assert (layout.run_folder(run) / layout.SUBMISSION).read_text() == FAIR
