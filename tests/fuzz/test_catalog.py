@@ -1,6 +1,7 @@
 """Agent registries, splits, competitions and container configs as a checkout may hold them."""
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -245,7 +246,7 @@ def test_a_container_config_is_read_as_it_stands_or_refused(data: st.DataObject)
             assert digits
             assert limits.memory_bytes >= int(float(digits[1]))
     if limits.cpus is not None:
-        assert limits.cpus * 1e9 == float(settings["nano_cpus"])
+        assert math.isclose(limits.cpus * 1e9, float(settings["nano_cpus"]))
 
 
 # Values with which a key is right, and some with which it is not.
