@@ -28,6 +28,7 @@ from runs.checkpoint_files import Restless, TooMuch
 from runs.checkpoint_store import Corrupt
 from runs.containers import EngineFailure
 from runs.core.checkpoints import (
+    NOTHING_YET,
     Entry,
     Manifest,
     Seen,
@@ -416,8 +417,11 @@ class CheckpointPart:
             return
         now = time.monotonic()
         self._by_clock = now + self._period()
-        self._not_before = now + (AGAIN_AFTER if saved.problem else gap_after(saved.seconds))
-        watch.supervisor.say(words(saved))
+        # An agent that had nothing yet may have something in a moment.
+        is_trouble = saved.problem not in ("", NOTHING_YET)
+        self._not_before = now + (AGAIN_AFTER if is_trouble else gap_after(saved.seconds))
+        if not saved.problem or saved.problem != watch.attempt.checkpoint_problem:
+            watch.supervisor.say(words(saved))
         fields: dict[str, object] = {}
         if saved.problem != watch.attempt.checkpoint_problem:
             fields["checkpoint_problem"] = saved.problem

@@ -25,6 +25,9 @@ KEPT = 2
 LARGEST_SHARE = 0.25
 SHORTEST_GAP_SECONDS = 1.0
 
+# Why nothing is saved of an agent that has written nothing so far.
+NOTHING_YET = "its checkpoint folder has no file yet"
+
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -240,7 +243,7 @@ def refusal(seen: Iterable[Seen], *, quota_bytes: int) -> str:
     sizes = [each.stand.size if each.stand else 0 for each in seen]
     if not any(each.kind == Kind.FILE for each in seen):
         # Going on from nothing would charge the time and give nothing for it.
-        return "its checkpoint folder has no file yet"
+        return NOTHING_YET
     if len(sizes) > MAX_ENTRIES:
         return f"it has over {MAX_ENTRIES:,} files and folders, and no more are saved"
     if sum(sizes) > quota_bytes:

@@ -189,6 +189,25 @@ def test_the_steps_of_a_run_stand_in_its_rows_over_three_attempts(track: Track) 
         )
 
 
+def test_a_save_that_came_too_early_does_not_hold_up_the_agents_own(track: Track) -> None:
+    """It had written nothing when somebody asked; what it says a moment later is saved."""
+    attempt = track.entered(CHECKPOINT_EVERY=10)
+    thread = track.in_the_background()
+    wait_for(lambda: Attempt.objects.get(pk=attempt.pk).state == State.RUNNING, what="a start")
+    ask(attempt)
+    wait_for(
+        lambda: "no file yet" in Attempt.objects.get(pk=attempt.pk).checkpoint_problem,
+        what="the refusal",
+    )
+
+    # A save that failed by other causes is tried again a minute later.
+    wait_for(attempt.checkpoints.exists, seconds=checkpoints.AGAIN_AFTER - 20, what="a checkpoint")
+
+    attempt.refresh_from_db()
+    track.engine.kill(attempt.container_id)
+    thread.join(60)
+
+
 def test_another_host_goes_on_from_what_the_first_one_stored(
     track: Track, settings: Any, tmp_path: Path
 ) -> None:
