@@ -222,8 +222,9 @@ def counters() -> Crew:
     return Crew((Counter(), 1))
 
 
-def usual() -> Crew:
-    return Crew((Counter(), 3), (Marathon(2 * 2**20), 1))
+def usual(*, counters: int = 3) -> Crew:
+    """So many counters for each marathon."""
+    return Crew((Counter(), counters), (Marathon(2 * 2**20), 1))
 
 
 def resuming(*, padding_bytes: int = 4 * 2**20, learns: bool = True) -> Crew:

@@ -93,6 +93,7 @@ class World:
         self.logs = self.folder / "logs"
         self.logs.mkdir()
         self.clock = self.folder / "clock"
+        self.has_moved_clock = False
         self.set_clock(0)
         self.env = self.common_env(break_guard, leases or {})
         self.hosts: list[Host] = []
@@ -145,6 +146,7 @@ class World:
 
     def set_clock(self, seconds: float) -> None:
         """Move the wall clock of the fleet (and of PostgreSQL) by so much from the true one."""
+        self.has_moved_clock = self.has_moved_clock or seconds != 0
         self.clock_offset = seconds
         with self.clock.open("r+b" if self.clock.exists() else "wb") as file:
             file.write(struct.pack("d", seconds))
