@@ -162,10 +162,12 @@ def adopt(attempt: Attempt) -> Lease:
     """Put the attempt under a new token held by this process. Raises Replaced if it moved on."""
     token = uuid.uuid4()
     lease_until = attempt.lease_until
-    taken = (
-        Attempt.objects.filter(pk=attempt.pk, lease_token=attempt.lease_token)
-        .exclude(state=State.ENDED)
-        .update(lease_token=token, lease_until=Now() + settings.LEASE_TTL, **this_supervisor())
+    held = Attempt.objects.filter(pk=attempt.pk, lease_token=attempt.lease_token)
+    if lease_until:
+        # A lease that was renewed since it was read has a living supervisor after all.
+        held = held.filter(lease_until__lte=lease_until)
+    taken = held.exclude(state=State.ENDED).update(
+        lease_token=token, lease_until=Now() + settings.LEASE_TTL, **this_supervisor()
     )
     if not taken:
         raise Replaced(f"{attempt} was adopted by another supervisor or has ended.")

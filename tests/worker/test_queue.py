@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from django.conf import settings
 from django.db import IntegrityError, OperationalError, connection, transaction
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from mlebench_web.fleet import hosts
@@ -369,6 +370,20 @@ def test_a_host_whose_service_still_answers_is_not_lost(silent: Attempt, box: Ho
 
 def test_a_reaper_after_an_outage_waits(silent: Attempt, box: Host) -> None:
     assert queue.reap(Reaping(ttl=90, lost_after=900)) == []
+
+
+def test_a_lease_that_was_renewed_a_moment_ago_is_not_adopted(box: Host) -> None:
+    """Its supervisor had been stuck for longer than its lease, and goes on."""
+    row = factories.make_run(
+        state=State.RUNNING,
+        host=box,
+        lease_token=uuid.uuid4(),
+        lease_until=timezone.now() - timedelta(seconds=1),
+    ).newest_attempt()
+    Attempt.objects.update(lease_until=Now() + settings.LEASE_TTL)
+
+    with pytest.raises(Replaced):
+        queue.adopt(row)
 
 
 def test_a_database_that_took_no_writes_is_an_outage_to_the_reaper(
