@@ -141,7 +141,7 @@ def goes_on_from_the_newest(
     """What was saved and verifies is used, the newest first."""
     if after.agent_started_at is None:
         return
-    sound = sound_checkpoints(before)
+    sound = sound_checkpoints(before, began_with=after.restored_checkpoint_id)
     newest = sound[0] if sound else None
     if after.restored_checkpoint_id != (newest.pk if newest else None):
         ledger.violate(
@@ -151,12 +151,19 @@ def goes_on_from_the_newest(
         )
 
 
-def sound_checkpoints(attempt: "Attempt") -> "list[Checkpoint]":
-    """Of it and of those that it goes on from, the newest first, also those dropped by now."""
+def sound_checkpoints(attempt: "Attempt", *, began_with: int | None) -> "list[Checkpoint]":
+    """Of it and of those that it goes on from, the newest first, also those dropped by now.
+
+    What the next one began with was whole then, whatever has become of it since.
+    """
     from runs.models import Checkpoint
 
     place = {row.pk: number for number, row in enumerate(attempt.lineage())}
-    rows = Checkpoint.objects.filter(attempt__in=place, fault="")
+    rows = [
+        row
+        for row in Checkpoint.objects.filter(attempt__in=place)
+        if not row.fault or row.pk == began_with
+    ]
     return sorted(rows, key=lambda row: (place[row.attempt_id], -row.number))
 
 
