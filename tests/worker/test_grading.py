@@ -296,7 +296,9 @@ def test_what_a_grader_starts_dies_with_it(
 import os, time
 def grade(submission, answers):
     if os.fork() == 0:
-        open({str(note)!r}, "w").write(str(os.getpid()))
+        with open({str(note) + ".new"!r}, "w") as file:
+            file.write(str(os.getpid()))
+        os.rename({str(note) + ".new"!r}, {str(note)!r})
         time.sleep(600)
     while not os.path.exists({str(note)!r}):
         time.sleep(0.01)

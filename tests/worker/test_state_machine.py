@@ -7,7 +7,7 @@ trying, as one that was frozen would.
 
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import pytest
@@ -172,6 +172,10 @@ class Fleet(RuleBasedStateMachine):
         attempt = supervisor.attempt
         if attempt.is_ended:
             return
+        # None is sealed *continued* but from collecting, where the row as it was moved there says
+        # whether somebody has cancelled: see Attempt.end.
+        asked = Attempt.objects.get(pk=attempt.pk).cancel_requested_at is not None
+        end = replace(end, cancelled=asked and end.goes_on_from_checkpoint)
         tries_left = settings.MAX_TRIES - Run.objects.get(pk=attempt.run_id).tries_used - 1
         sealed = verdict(end, tries_left=max(0, tries_left))
 
