@@ -35,7 +35,8 @@ import django  # noqa: E402
 
 django.setup()
 
-from runs import checkpoint_files, checkpoint_store  # noqa: E402
+from runs.checkpoints import files as checkpoint_files  # noqa: E402
+from runs.checkpoints import store as checkpoint_store  # noqa: E402
 from runs.core.checkpoints import Entry, Manifest, Seen, unchanged  # noqa: E402
 
 # What a busy agent does, for as long as it lives; the largest gap in its time goes to a file.

@@ -18,13 +18,10 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection, transaction
 from django.db.models.functions import Now
 
-from mlebench_web.accounts import placeholders
-from mlebench_web.catalog import data, images
-from mlebench_web.catalog.models import ContainerConfig
+from mlebench_web.catalog import data
 from mlebench_web.fleet import hosts
-from mlebench_web.fleet.models import Gpu, Host
+from mlebench_web.fleet.models import Host
 from runs import (
-    agent_env,
     agent_manifest,
     agent_secrets,
     aside,
@@ -35,17 +32,16 @@ from runs import (
     logs,
     queue,
     snapshots,
+    specification,
 )
-from runs.agent_env import AgentHardware
 from runs.checkpoints import CheckpointPart
-from runs.containers import ContainerSpec, ContainerState, Engine, EngineFailure, engine_of
+from runs.containers import ContainerState, Engine, EngineFailure, engine_of
 from runs.containers.diagnostics import evidence
-from runs.core.container_config import limits_of
 from runs.core.failures import Cause, cause_of_end, is_infrastructure
 from runs.core.redaction import redact
 from runs.core.retries import HOPELESS
 from runs.core.states import Outcome, State, Verdict, verdict
-from runs.models import Attempt, GradingReport, Installation, LogSegment, Replaced, Run
+from runs.models import Attempt, GradingReport, LogSegment, Replaced, Run
 from runs.patience import Heart, engine_patiently, patiently
 from runs.pausing import Pauser
 from runs.queue import Lease
@@ -116,7 +112,6 @@ class Supervisor:
         self.group = self.run.group
         self.workspace = Workspace.for_attempt(self.attempt.pk)
         self.manifest = agent_manifest.of(self.group.agent)
-        self.limits = limits_of(self.group.container_settings)
         self.heart = Heart(
             self.beat,
             every=settings.HEARTBEAT.total_seconds(),
@@ -149,8 +144,11 @@ class Supervisor:
 
     @property
     def host(self) -> Host:
-        assert self.attempt.host is not None  # noqa: S101 - a claimed attempt has a host
-        return self.attempt.host
+        return specification.host_of(self.attempt)
+
+    @property
+    def time_limit(self) -> timedelta:
+        return queue.time_limit_of(self.attempt)
 
     def beat(self) -> bool:
         """Renew the lease; False when this token no longer holds it."""
@@ -331,7 +329,8 @@ class Supervisor:
         try:
             self.workspace.make(self.manifest.state_folders)
             checkpoints.begin_from(self)
-            spec = self.spec()
+            spec = specification.container_of(self.attempt, self.workspace, self.manifest)
+            self.hide()
             self.timed("prepare", began)
             began = time.monotonic()
             container = self.within_the_start_limit(lambda: self.engine.create(spec))
@@ -343,7 +342,7 @@ class Supervisor:
                 raise self.dead_container()
             self.within_the_start_limit(lambda: self.engine.start(container))
             self.timed("start", began)
-            self.save(container_id=container, hardware=self.hardware())
+            self.save(container_id=container, hardware=specification.hardware_of(self.attempt))
             ask_to_serve(self.attempt.pk)
             began = time.monotonic()
             self.wait_until_ready()
@@ -635,117 +634,7 @@ class Supervisor:
         except Replaced:
             logger.info("attempt.left", attempt=self.attempt.pk)
 
-    # ------------------------------------------------------------------ what it gets
-
-    def gpus(self) -> list[Gpu]:
-        return list(
-            Gpu.objects.filter(
-                leases__attempt=self.attempt, leases__released_at__isnull=True
-            ).order_by("index")
-        )
-
-    def spec(self) -> ContainerSpec:
-        """The container of this attempt.
-
-        Raises DataError when the data is not there, Unavailable when a secret is not.
-        """
-        attempt, group = self.attempt, self.group
-        install = Installation.this().name
-        gpus = self.gpus()
-        competition = self.run.competition
-        if not data.is_prepared(competition):
-            raise data.DataError(f"{competition.name} is not prepared on {self.host.name}.")
-        agent = queue.agent_of(group)
-        secrets = agent_secrets.values_for(group)
-        self.hide()
-        hardware = AgentHardware(
-            cpus=attempt.cpus or 1,
-            memory_bytes=attempt.memory_bytes or 0,
-            gpus=gpus,
-            shm_bytes=self.limits.shm_bytes,
-            disk_free_bytes=shutil.disk_usage(settings.ATTEMPTS_DIR).free,
-        )
-        return ContainerSpec(
-            name=f"mlebench-{install}-{attempt.pk}",
-            labels={
-                "mlebench-web.install": install,
-                "mlebench-web.run": str(self.run.pk),
-                "mlebench-web.attempt": str(attempt.pk),
-                "mlebench-web.host": self.host.name,
-                "mlebench-web.gpus": ",".join(gpu.uuid for gpu in gpus),
-            },
-            image_id=attempt.image_id,
-            workspace=self.workspace,
-            data_dir=data.public_dir(competition),
-            env=agent_env.environment(
-                attempt,
-                hardware,
-                remaining_seconds=self.remaining().total_seconds(),
-                secrets=secrets,
-            ),
-            hardware_file=self.hardware_file(hardware),
-            cpus=attempt.cpus or 1,
-            memory_bytes=attempt.memory_bytes or 0,
-            shm_bytes=self.limits.shm_bytes,
-            pids_limit=self.limits.pids_limit or settings.PIDS_LIMIT,
-            gpu_uuids=tuple(gpu.uuid for gpu in gpus),
-            state_mounts={
-                place: self.workspace.root / name
-                for name, place in self.manifest.state_folders.items()
-            },
-            # Of the two the stricter one: a config opens no door that the agent's own says is shut.
-            network="none" if "none" in (agent.network, self.limits.network) else "internet",
-            runtime=self.limits.runtime,
-            privileged=agent.privileged,
-            engine_settings=self.limits.admin,
-            agent_args=(
-                *agent_env.agent_arguments(
-                    agent_env.with_step_timeout(
-                        placeholders.filled(group.agent_kwargs, secrets),
-                        self.manifest.step_timeout.kwarg,
-                        queue.step_timeout_of(attempt).total_seconds(),
-                    ),
-                    agent.kwargs_type,
-                ),
-                *(self.manifest.resume.args if attempt.restored_checkpoint_id else ()),
-            ),
-            # A container has the agent in its image; without one the folder itself is run.
-            agent_folder=None if group.image_id else images.folder_of(agent),
-        )
-
-    def hardware_file(self, hardware: AgentHardware) -> Path:
-        path = self.workspace.root / "hardware.json"
-        path.write_text(hardware.as_json())
-        path.chmod(0o644)
-        return path
-
-    def remaining(self) -> timedelta:
-        """Active time that is left. A restart from zero gets the full limit."""
-        return self.time_limit - timedelta(seconds=self.attempt.active_seconds)
-
-    @property
-    def time_limit(self) -> timedelta:
-        return queue.time_limit_of(self.attempt)
-
-    def hardware(self) -> dict[str, object]:
-        """What this attempt really has: measured by the host, reserved by the claim."""
-        host = self.host
-        return {
-            "host": host.name,
-            "cpus": self.attempt.cpus,
-            "memory_bytes": self.attempt.memory_bytes,
-            "cpu_model": host.cpu_model,
-            "gpus": [
-                {"uuid": gpu.uuid, "name": gpu.name, "memory_bytes": gpu.memory_bytes}
-                for gpu in self.gpus()
-            ],
-            "gpu_driver": host.gpu_driver,
-            "engine": host.engine_version,
-            "runtime": self.limits.runtime or "runc"
-            if self.group.runtime == ContainerConfig.Runtime.DOCKER
-            else "process",
-            "sandboxed": not self.group.why_unsandboxed,
-        }
+    # ------------------------------------------------------------------ the host's disk
 
     def cause_of_write(self, error: OSError) -> Cause:
         """Why something could not be written: the host's disk, or the one that all hosts share."""

@@ -173,8 +173,8 @@ def _stored(world: World, busy: list[Row]) -> set[Path]:
 
 def _tear(world: World, row: Row) -> bool:
     """Whether there was one to fall back to; only then the newest one is torn."""
-    from runs import checkpoint_store
     from runs.agent_manifest import of
+    from runs.checkpoints import store as checkpoint_store
     from runs.models import Attempt
 
     attempt = Attempt.objects.get(pk=row.id)

@@ -1,26 +1,20 @@
 """DockerEngine on a real engine."""
 
 import contextlib
-import dataclasses
 import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from socketserver import ThreadingMixIn, UnixStreamServer
 
 import docker
 import pytest
 from pytest_django import Settings
 
 from runs.containers import (
-    COMMAND_AT_MOST,
-    AgentProcess,
     ContainerSpec,
     ContainerState,
     EngineFailure,
     diagnostics,
-    processes,
 )
 from runs.containers.docker import CAPABILITIES, DockerEngine
 from runs.core.failures import Cause, cause_of_end
@@ -459,72 +453,6 @@ def test_only_containers_of_this_installation_and_host_are_its_own(lab: Lab) -> 
     assert lab.engine.own_containers("another", lab.host) == []
 
 
-# ---------------------------------------------------------------------------- validation
-
-
-class Validation(ThreadingMixIn, UnixStreamServer):
-    """A stand-in for the validation service at the other end of the socket."""
-
-    daemon_threads = True
-    request_queue_size = 64
-
-
-class Answer(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        said = b'{"result": "%d bytes to %s"}\n' % (len(body), self.path.encode())
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(said)))
-        self.end_headers()
-        self.wfile.write(said)
-
-    def log_message(self, *_: object) -> None: ...
-
-    def address_string(self) -> str:
-        return "unix"
-
-
-ASK = """\
-import json, sys, urllib.request, urllib.error
-def ask(path, data=None):
-    try:
-        answer = urllib.request.urlopen("http://localhost:5000" + path, data, timeout=20)
-    except urllib.error.HTTPError as error:
-        answer = error
-    print(answer.status, answer.headers.get("Retry-After"), answer.read().decode().strip())
-"""
-
-
-def test_health_and_validation_work_on_localhost_without_a_network(lab: Lab) -> None:
-    ask = ASK + (
-        "ask('/health')\nask('/validate', b'x' * 3000000)\nask('/validate')\nask('/other')\n"
-    )
-    script = f"python3 - <<'E'\n{ask}E\n"
-    spec, _ = lab.started(script)
-    server = Validation(str(spec.workspace.socket_dir / "v"), Answer)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        lab.engine.start_agent(spec.name, spec)
-        wait_for(lambda: spec.workspace.agent_exit_code() is not None)
-    finally:
-        server.shutdown()
-        server.server_close()
-    health, validated, wrong_method, unknown = lab.output(spec).splitlines()
-    assert health == '200 None {"status": "running"}'
-    assert validated == '200 None {"result": "3000000 bytes to /validate"}'
-    assert wrong_method.startswith("405")
-    assert unknown.startswith("404")
-
-
-def test_validation_that_is_away_says_when_to_come_back(lab: Lab) -> None:
-    spec, _ = lab.run(
-        f"python3 - <<'E'\n{ASK}ask('/validate', b'x' * 3000000)\nask('/health')\nE\n"
-    )
-    away, health = lab.output(spec).splitlines()
-    assert away.startswith("503 5 "), away
-    assert health.startswith("200")
-
-
 # ---------------------------------------------------------------------------- network, folders
 
 
@@ -639,107 +567,3 @@ def test_what_a_hostile_agent_leaves_is_collected_without_harm(lab: Lab, tmp_pat
         str(row["path"]) for row in collected.artifacts
     }
     assert (into / "code" / "train.py").read_text() == "kept\n"
-
-
-# ---------------------------------------------------------------------------- single processes
-
-# A worker that outlives an interrupt, a helper below it, and a loop beside them.
-# (A shell lets what it starts with & ignore interrupts, so the worker has its own handler.)
-FAMILY = """\
-sleep 300 &
-cat > /home/code/step.py <<END
-import os, signal, time
-signal.signal(signal.SIGINT, lambda *_: print("interrupted", flush=True))
-open("/home/code/worker", "w").write(str(os.getpid()))
-print("ready", flush=True)
-while True:
-    time.sleep(0.1)
-END
-python3 /home/code/step.py worker-of-a-step
-"""
-
-
-def test_the_agents_processes_are_listed_as_they_are_called_inside(lab: Lab) -> None:
-    spec, container = lab.started(FAMILY)
-    lab.engine.start_agent(container, spec)
-    wait_for(lambda: "ready" in lab.output(spec), what="the worker")
-
-    found = lab.engine.agent_processes(container)
-
-    worker = int((spec.workspace.code / "worker").read_text())
-    by_id = {each.pid: each for each in found}
-    assert by_id[worker].command.endswith("worker-of-a-step")
-    assert by_id[by_id[worker].parent].command.startswith("bash /home/data/start.sh")
-    assert "sleep 300" in [each.command for each in found]
-    assert 1 not in by_id, "the entrypoint is not the agent's"
-    assert not any("grading_server" in each.command for each in found)
-
-
-def test_a_signal_reaches_one_process_of_the_agent_and_no_other(lab: Lab) -> None:
-    spec, container = lab.started(FAMILY)
-    lab.engine.start_agent(container, spec)
-    wait_for(lambda: "ready" in lab.output(spec), what="the worker")
-    [worker] = [p for p in lab.engine.agent_processes(container) if "worker-of" in p.command]
-    another = dataclasses.replace(worker, started=worker.started - 1)
-    relay = AgentProcess(1, 0, worker.started, "")
-    gone = AgentProcess(2**21, 0, worker.started, "")
-
-    assert lab.engine.signal_processes(container, [another, relay, gone], "KILL") == 0
-    assert lab.engine.signal_processes(container, [worker], "INT") == 1
-    wait_for(lambda: "interrupted" in lab.output(spec), what="its own handler")
-    assert lab.engine.signal_processes(container, [worker], "KILL") == 1
-
-    wait_for(
-        lambda: worker.pid not in [p.pid for p in lab.engine.agent_processes(container)],
-        what="its end",
-    )
-    assert "sleep 300" in [p.command for p in lab.engine.agent_processes(container)]
-    assert lab.engine.look(container).state == ContainerState.RUNNING
-
-
-def test_processes_of_a_container_that_is_gone_are_none_and_of_a_paused_one_an_error(
-    lab: Lab,
-) -> None:
-    spec, container = lab.started(FAMILY)
-    lab.engine.start_agent(container, spec)
-    wait_for(lambda: "ready" in lab.output(spec), what="the worker")
-    found = lab.engine.agent_processes(container)
-    lab.engine.pause(container)
-    with pytest.raises(EngineFailure, match="paused"):
-        lab.engine.agent_processes(container)
-    lab.engine.unpause(container)
-    lab.engine.remove(container)
-
-    assert lab.engine.agent_processes(container) == []
-    assert lab.engine.signal_processes(container, found, "KILL") == 0
-
-
-def test_what_an_agent_calls_its_processes_is_shortened_and_kept_on_one_line(lab: Lab) -> None:
-    name = "a" * 5000 + "\\n1 S 1"
-    script = f"exec -a \"$(printf '{name}')\" sleep 300 & echo ready; wait"
-    spec, container = lab.started(script)
-    lab.engine.start_agent(container, spec)
-    wait_for(lambda: "ready" in lab.output(spec), what="the agent")
-
-    def named() -> list[AgentProcess]:
-        return [p for p in lab.engine.agent_processes(container) if p.command.startswith("aaa")]
-
-    wait_for(named, what="the process")
-    [process] = named()
-    assert len(process.command) == COMMAND_AT_MOST
-    assert process.pid != 1
-
-
-def test_a_command_that_an_agent_stops_is_not_waited_for(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("runs.containers.docker.TIMEOUT", 2)
-    stops = "echo up; while :; do pkill -STOP -f 'cd /proc'; done"
-    spec, container = lab.started(stops)
-    lab.engine.start_agent(container, spec)
-    wait_for(lambda: "up" in lab.output(spec), what="the agent")
-    slow = processes.LIST.replace("cd /proc", "cd /proc; read -r -t 1 < /dev/zero; sleep 1")
-    monkeypatch.setattr(processes, "LIST", slow)
-
-    with pytest.raises(EngineFailure, match="did not end in 2 s"):
-        lab.engine.agent_processes(container)

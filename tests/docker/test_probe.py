@@ -20,7 +20,7 @@ from django.db import connection
 
 from mlebench_web.accounts import vault
 from mlebench_web.fleet.models import Host
-from runs import layout, queue, worker
+from runs import layout, queue, specification, worker
 from runs.containers import reach
 from runs.core import placement
 from runs.core.failures import Cause
@@ -243,6 +243,7 @@ def test_a_privileged_run_that_was_accepted_is_marked_unsandboxed(road: Road) ->
     supervisor = worker.Supervisor(lease, road.engine)
     supervisor.workspace.make()
 
-    assert supervisor.spec().privileged
-    assert supervisor.hardware()["sandboxed"] is False
+    spec = specification.container_of(supervisor.attempt, supervisor.workspace, supervisor.manifest)
+    assert spec.privileged
+    assert specification.hardware_of(supervisor.attempt)["sandboxed"] is False
     assert attempt.run.group.why_unsandboxed == "its container is privileged"

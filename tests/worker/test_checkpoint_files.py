@@ -15,9 +15,9 @@ from django.core.files.base import ContentFile
 from django.core.files.storage import default_storage
 from pytest_django import Settings
 
-from runs import checkpoint_store
-from runs.checkpoint_files import Copy, Restless, TooMuch, copy_aside, look_at, put_back
-from runs.checkpoint_store import Corrupt
+from runs.checkpoints import store as checkpoint_store
+from runs.checkpoints.files import Copy, Restless, TooMuch, copy_aside, look_at, put_back
+from runs.checkpoints.store import Corrupt
 from runs.core.checkpoints import (
     CHUNK_BYTES,
     Entry,

@@ -6,7 +6,7 @@ import pytest
 from django.conf import settings as django_settings
 
 from mlebench_web.catalog import folders
-from runs import agent_manifest, queue
+from runs import agent_manifest, queue, specification
 from runs.agent_env import with_step_timeout
 from runs.containers import engine_of
 from runs.core.states import Outcome, State
@@ -165,7 +165,7 @@ def test_the_option_is_among_the_arguments_of_the_agents_start_script() -> None:
     supervisor = Supervisor(lease, engine_of("docker"))
     supervisor.workspace.make()
 
-    spec = supervisor.spec()
+    spec = specification.container_of(attempt, supervisor.workspace, supervisor.manifest)
 
     assert spec.agent_args == ("agent.steps=5", "exec.timeout=600")
     assert (spec.env["MLE_STEP_TIMEOUT_SECS"], spec.env["MLE_STEP_TIMEOUTS"]) == ("600", "0")

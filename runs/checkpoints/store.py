@@ -14,7 +14,7 @@ from django.core.files.base import ContentFile
 from django.core.files.storage import default_storage
 
 from runs import guards
-from runs.checkpoint_files import Copy
+from runs.checkpoints.files import Copy
 from runs.core.checkpoints import (
     CHUNK_BYTES,
     MAX_MANIFEST_BYTES,
