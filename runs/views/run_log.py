@@ -95,7 +95,8 @@ def context(request: SignedInRequest, attempt: Attempt) -> dict[str, object]:
         "sources": [
             (value, label, sizes.get(value, 0))
             for value, label in LogSegment.Source.choices
-            if value in sizes or value in (source, LogSegment.Source.AGENT)
+            # The header is not polled: while an attempt lives, any of the three may begin.
+            if value in sizes or value in (source, LogSegment.Source.AGENT) or not attempt.is_ended
         ],
     }
 

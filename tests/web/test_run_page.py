@@ -375,6 +375,21 @@ def test_an_attempt_without_words_shows_what_we_did(world: World) -> None:
     assert "no such image" in text
 
 
+@pytest.mark.parametrize(
+    ("outcome", "tabs"), [(None, len(LogSegment.Source.values)), (Outcome.GRADED, 1)]
+)
+def test_a_page_opened_before_the_first_word_leads_to_all_logs(
+    world: World, outcome: Outcome | None, tabs: int
+) -> None:
+    """Its header is not polled. What an ended attempt never wrote is not offered."""
+    run = make_run(world.group, seed=91, outcome=outcome)
+
+    page = get(signed_in(world.alice), run.get_absolute_url())
+
+    links = [t for t in page.tags if "source=" in t.attributes.get("href", "")]
+    assert len(links) == tabs
+
+
 # ---------------------------------------------------------------------------- files
 
 
