@@ -12,7 +12,7 @@ from django.conf import settings
 
 from mlebench_web.fleet import hosts
 from mlebench_web.fleet.gpus import is_loss
-from mlebench_web.fleet.models import Gpu
+from mlebench_web.fleet.models import Gpu, Host
 from runs.containers import ContainerState, EngineFailure
 from runs.core.failures import EXPLAINED, Cause
 from runs.core.interruptions import Interruption, Kind, with_one_more
@@ -31,7 +31,7 @@ USAGE_EVERY = 15.0
 OUTPUT_EVERY = 60.0
 # A detached exec takes a moment to appear; only then does "no process left" mean anything.
 AGENT_APPEARS_WITHIN = 10.0
-# An agent that is seen to have crashed so soon after the disk was full has not failed by itself.
+# An agent that ended so soon after the disk was full has not failed by itself.
 FULL_DISK_EXPLAINS = 30.0
 
 
@@ -90,13 +90,15 @@ class Watch:
         self.pauser = supervisor.pauser
         before = patiently(self._active_before, tick=supervisor.tick, what="active time")
         now = time.monotonic()
-        self.began = now
+        self.agent_began = now
         # A watch that begins anew after a fault may have pauses that the row does not know yet.
         self.clock = ActiveClock(before=before - self.pauser.unwritten(), began=now)
         self._paused_before = self.pauser.seconds()
         self.last_sign = now
         self.cpu_seconds: float | None = None
+        # Both by this process's monotonic clock, whoever saw it.
         self.full_disk_at = float("-inf")
+        self.seen_alive = now
         # At the last look no process of the agent was left.
         self.was_gone = False
         self.usage: dict[str, object] = {}
@@ -126,6 +128,7 @@ class Watch:
             self.supervisor.look_for_others, tick=self.supervisor.tick, what="look for others"
         )
         self.pauser.watch(self.container)
+        patiently(self.remember, tick=self.supervisor.tick, what="what was seen before")
         if self.supervisor.adopted:
             self.pick_up()
         while True:
@@ -138,6 +141,18 @@ class Watch:
                     ending = part.last(self, ending) or ending
                 return ending
             time.sleep(pace(self.active()))
+
+    def remember(self) -> None:
+        """What was seen before this watch: a full disk, the agent at work, its start."""
+        now, here = hosts.now(), time.monotonic()
+        full_at = Host.objects.values_list("disk_full_at", flat=True).get(
+            pk=self.supervisor.host.pk
+        )
+        if full_at is not None:
+            self.full_disk_at = here - (now - full_at).total_seconds()
+        if self.supervisor.last_watched is not None:
+            self.seen_alive = here - (now - self.supervisor.last_watched).total_seconds()
+        self.agent_began = here - self.since_start(now)
 
     def pick_up(self) -> None:
         """What went on while nobody watched: a pause that outlived its supervisor, and the time
@@ -233,7 +248,7 @@ class Watch:
         if self.is_due("ship", SHIP_EVERY) and self.supervisor.ship():
             self.last_sign = time.monotonic()
         if self.is_due("look", LOOK_EVERY):
-            self.disk_was_full()
+            self.look_at_disk()
             ending = self.look_at_container()
             if ending is not None:
                 return ending
@@ -241,7 +256,7 @@ class Watch:
             self.measure()
             if fault := self.lost_gpu():
                 return self.stop(Cause.GPU_LOST, fault)
-            if self.supervisor.disk_is_full():
+            if self.look_at_disk():
                 free = shutil.disk_usage(settings.ATTEMPTS_DIR).free
                 return self.stop(Cause.DISK_FULL, f"{free / 1e6:.0f} MB are free on the host.")
         if self.is_due("output", OUTPUT_EVERY):
@@ -290,9 +305,10 @@ class Watch:
                 failure = self.supervisor.dead_container()
                 return self.ending(cause=failure.cause, detail=failure.text)
             self.supervisor.memory_kills = self.engine.memory_kills(self.container) or 0
-            started = time.monotonic() - self.began > AGENT_APPEARS_WITHIN
+            started = time.monotonic() - self.agent_began > AGENT_APPEARS_WITHIN
             if started and not self.engine.agent_is_alive(self.container):
                 return self.agent_is_gone()
+            self.seen_alive = time.monotonic()
         except EngineFailure as failure:
             # The container may well be healthy: losing sight of it is no reason to end it.
             self.was_gone = False
@@ -343,16 +359,30 @@ class Watch:
             cause = Cause.OUT_OF_MEMORY if killed else None
         else:
             cause = Cause.OUT_OF_MEMORY if killed else Cause.AGENT_CRASHED
-        if code != 0 and self.disk_was_full():
+        if code != 0 and self.disk_explains():
             return self.ending(cause=Cause.DISK_FULL, exit_code=code, detail="The disk is full.")
         return self.ending(cause=cause, exit_code=code, ended_by_itself=True, memory_killed=killed)
 
-    def disk_was_full(self) -> bool:
-        """Whether the disk is full, or was a moment ago: an agent that could not write leaves no
-        exit code, and is seen to be gone only some seconds later."""
-        if self.supervisor.disk_is_full():
+    def look_at_disk(self) -> bool:
+        """Whether it is full now. A supervisor that follows this one is told."""
+        is_full = self.supervisor.disk_is_full()
+        if is_full:
             self.full_disk_at = time.monotonic()
-        return time.monotonic() - self.full_disk_at < FULL_DISK_EXPLAINS
+            patiently(
+                lambda: hosts.note_full_disk(self.supervisor.host),
+                tick=self.supervisor.tick,
+                what="note a full disk",
+            )
+        return is_full
+
+    def disk_explains(self) -> bool:
+        """Whether the disk is full, or was since shortly before the agent was last seen alive.
+
+        An agent that could not write leaves no exit code, and is seen to be gone only later,
+        perhaps by another supervisor.
+        """
+        self.look_at_disk()
+        return self.full_disk_at > self.seen_alive - FULL_DISK_EXPLAINS
 
     def memory_was_killed(self) -> bool:
         try:

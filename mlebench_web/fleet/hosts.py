@@ -58,6 +58,11 @@ def worker_beat(host: Host) -> None:
     Host.objects.filter(pk=host.pk).update(worker_seen_at=Now())
 
 
+def note_full_disk(host: Host) -> None:
+    """The disk of this host's attempts is full at this moment."""
+    Host.objects.filter(pk=host.pk).update(disk_full_at=Now())
+
+
 def publish(host: Host, found: Inventory) -> None:
     """Write down what the host has, in one transaction. Deletes nothing.
 

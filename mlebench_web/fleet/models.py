@@ -39,6 +39,8 @@ class Host(models.Model):
     cpu_model = models.CharField(max_length=200, blank=True)
     disk_total_bytes = models.BigIntegerField(null=True, blank=True)
     disk_free_bytes = models.BigIntegerField(null=True, blank=True)
+    # When a supervisor last saw the disk of the attempts full: its successor must know.
+    disk_full_at = models.DateTimeField(null=True, blank=True)
     # Docker Engine: empty id and a reason where there is none.
     engine_id = models.CharField(max_length=100, blank=True)
     engine_version = models.CharField(max_length=50, blank=True)

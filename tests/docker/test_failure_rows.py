@@ -573,3 +573,39 @@ def test_a_supervisor_killed_at_any_line_is_followed_by_one_that_finishes(
     results = layout.run_folder(attempt.run)
     assert (results / "submission" / "submission.csv").read_text() == small_competition.PERFECT
     road.nothing_is_left()
+
+
+def test_a_full_disk_that_a_dead_supervisor_saw_is_no_crash_for_the_next_one(
+    road: Road, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent could not write its exit code, and the disk is free again when that is seen."""
+    answers = iter([True])
+    monkeypatch.setattr(worker.Supervisor, "disk_is_full", lambda _: next(answers, False))
+    monkeypatch.setattr(watching, "AGENT_APPEARS_WITHIN", 0.0)
+    die_at(monkeypatch, watching.Watch, "look_at_container", after=False)
+    attempt = road.queued("mkdir /home/logs/agent.rc.tmp; exit 1")
+
+    with pytest.raises(Killed):
+        road.supervise()
+    Attempt.objects.update(supervisor_pid=2**22 + 1)
+    lease = queue.take_work(Host.objects.get(pk=road.host.pk))
+    assert lease
+    assert lease.adopted
+    worker.supervise(lease)
+
+    attempt.refresh_from_db()
+    assert attempt.exit_code is None
+    assert (attempt.outcome, attempt.cause) == (Outcome.INFRASTRUCTURE_FAILED, Cause.DISK_FULL)
+
+
+def test_a_disk_that_was_full_before_the_agent_was_seen_at_work_explains_nothing(
+    road: Road, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from django.utils import timezone
+
+    long_ago = timezone.now() - timedelta(seconds=watching.FULL_DISK_EXPLAINS + 5)
+    Host.objects.filter(pk=road.host.pk).update(disk_full_at=long_ago)
+
+    attempt = road.run("exit 1")
+
+    assert (attempt.outcome, attempt.cause) == (Outcome.AGENT_FAILED, Cause.AGENT_CRASHED)
