@@ -46,15 +46,16 @@ for (const select of document.querySelectorAll("[data-submits]")) {
 }
 
 // ---- log: follow the end until the reader scrolls up, wrap, and lines by address
-const log = document.getElementById("log-lines");
-if (log) {
+function readLog(isFirst) {
+  const log = document.getElementById("log-lines");
+  if (!log) return;
   const follow = document.getElementById("log-follow");
   const wrap = document.getElementById("log-wrap");
   const toEnd = () => {
     log.scrollTop = log.scrollHeight;
   };
   const atEnd = () => log.scrollHeight - log.scrollTop - log.clientHeight < 40;
-  if (location.hash.startsWith("#L")) {
+  if (isFirst && location.hash.startsWith("#L")) {
     follow.checked = false;
     document.querySelector(location.hash)?.scrollIntoView({ block: "center" });
   } else if (follow.checked) {
@@ -67,6 +68,11 @@ if (log) {
   new MutationObserver(() => follow.checked && toEnd()).observe(log, { childList: true });
   wrap.addEventListener("change", () => log.classList.toggle("nowrap", !wrap.checked));
 }
+readLog(true);
+// The log of the next attempt takes the place of the one that ended.
+document.addEventListener("htmx:load", (event) => {
+  if (event.detail.elt.id === "log") readLog(false);
+});
 
 // ---- copy what can be seen only once
 document.addEventListener("click", async (event) => {

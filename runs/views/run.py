@@ -132,6 +132,8 @@ def run_page(request: SignedInRequest, pk: int) -> HttpResponse:
         active_seconds=_active_seconds(attempts[-1], hosts.now()),
         want_all=request.GET.get("steps") == "all",
     )
+    if request.htmx and request.htmx.target == "log":
+        return render(request, "runs/_log.html", context | run_log.context(request, shown))
     if request.htmx:
         return render(request, "runs/run.html#live", context)
     context |= run_log.context(request, shown) | _neighbours(run)

@@ -28,14 +28,28 @@ LONGEST_SEARCH = 200
 @require_GET
 @never_cache
 def log_lines(request: SignedInRequest, pk: int, number: int) -> HttpResponse:
-    """The poll of a live log: lines since `offset`, and the next poll. 204: nothing new."""
-    attempt = get_object_or_404(Attempt, run=pk, number=number)
+    """The poll of a live log: lines since `offset`, and the next poll. 204: nothing new.
+
+    On a page that shows the `newest` attempt, the end of one leads to the log of the next one, for
+    a reader who follows it.
+    """
+    attempt = get_object_or_404(Attempt.objects.select_related("run"), run=pk, number=number)
     source = _source(request.GET.get("source"))
     offset, seen = _number(request.GET.get("offset")), _number(request.GET.get("seen"))
     window = logs.window(attempt.pk, source, offset=offset)
-    if window.total == seen and not attempt.is_ended:
+    is_all_seen = window.total == seen
+    has_next = (
+        attempt.is_ended
+        and "newest" in request.GET
+        and attempt.run.newest_attempt().number > number
+    )
+    if is_all_seen and has_next and "follow" in request.GET:
+        return render(request, "runs/_log.html#next", {"run_pk": pk, "source": source})
+    is_said = not attempt.is_ended or (has_next and "ended" in request.GET)
+    if is_all_seen and is_said:
         return HttpResponse(status=204)
     shown = _window_context(attempt, source, window, Part.NEXT)
+    shown |= {"shows_newest": "newest" in request.GET, "has_next": has_next}
     return render(request, "runs/_log.html#more", shown)
 
 
@@ -89,6 +103,7 @@ def context(request: SignedInRequest, attempt: Attempt) -> dict[str, object]:
         window, error = {}, str(failure)
     return {
         **window,
+        "shows_newest": "attempt" not in request.GET,
         "find": text,
         "log_error": error,
         "source": source,

@@ -9,7 +9,8 @@ from django.utils import timezone
 from playwright.sync_api import Browser, expect
 
 from runs import logs
-from runs.core.states import Outcome, Result, RunState, State
+from runs.core.failures import Cause
+from runs.core.states import Outcome, Result, RunState, State, Verdict
 from runs.models import Run
 from tests.browser.conftest import NARROW, WIDE, Window, open_window
 from tests.factories import make_run
@@ -128,6 +129,53 @@ def test_new_lines_of_a_log_appear_and_are_followed(window: Open, world: World) 
     # Whoever scrolls up is left in peace.
     page.locator("#log-lines").evaluate("log => { log.scrollTop = 0 }")
     expect(page.get_by_label("Follow")).not_to_be_checked()
+    assert shown.complaints == []
+
+
+def test_the_log_of_the_next_attempt_follows_that_of_the_last(window: Open, world: World) -> None:
+    """Its container is lost, and it goes on: who watches sees it go on."""
+    run = world.by_state[State.RUNNING]
+    first = run.newest_attempt()
+    logs.append(first.pk, "agent", "the first attempt's line")
+    shown = window()
+    page = shown.go(run.get_absolute_url())
+    expect(page.locator("#log-list")).to_contain_text("the first attempt's line")
+
+    killed = Verdict(Outcome.INFRASTRUCTURE_FAILED, Cause.CONTAINER_KILLED)
+    first.seal(killed, token=first.lease_token, by="a test")
+    second = run.newest_attempt()
+    logs.append(second.pk, "agent", "the second attempt's line")
+
+    expect(page.locator("#log-list")).to_contain_text("the second attempt's line")
+    expect(page.locator("#log")).to_contain_text("attempt 2")
+    logs.append(second.pk, "agent", "\n".join(f"more {number}" for number in range(99)))
+    expect(page.locator("#L100")).to_be_attached()
+    page.wait_for_function(
+        "() => { const log = document.getElementById('log-lines');"
+        " return log.scrollTop > 0 && log.scrollHeight - log.scrollTop - log.clientHeight < 40 }"
+    )
+    assert shown.complaints == []
+
+
+def test_a_reader_who_follows_no_more_keeps_the_log_that_is_read(
+    window: Open, world: World
+) -> None:
+    run = world.by_state[State.RUNNING]
+    first = run.newest_attempt()
+    logs.append(first.pk, "agent", "the first attempt's line")
+    shown = window()
+    page = shown.go(run.get_absolute_url())
+    page.get_by_label("Follow").uncheck()
+
+    killed = Verdict(Outcome.INFRASTRUCTURE_FAILED, Cause.CONTAINER_KILLED)
+    first.seal(killed, token=first.lease_token, by="a test")
+    logs.append(run.newest_attempt().pk, "agent", "the second attempt's line")
+
+    expect(page.locator("#run-head")).to_contain_text("attempt 2")
+    expect(page.locator("#log-live")).to_contain_text("ended")
+    expect(page.locator("#log-list")).to_contain_text("the first attempt's line")
+    page.get_by_label("Follow").check()
+    expect(page.locator("#log-list")).to_contain_text("the second attempt's line")
     assert shown.complaints == []
 
 
