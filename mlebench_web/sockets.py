@@ -5,8 +5,9 @@ import os
 import socket
 from pathlib import Path
 
-# A Unix socket's path has at most 107 bytes; "/<attempt id>/v" and "/service" come after this.
-LONGEST_FOLDER = 107 - len("/0123456789/v")
+# A Unix socket's path has at most 107 bytes; the longest that comes after the folder is the host
+# service's, before "/<attempt id>/v" and a private grader's.
+LONGEST_FOLDER = 107 - len("/service.01234567")
 
 
 def folder_for(data_dir: Path) -> Path:

@@ -6,12 +6,31 @@ import socket
 from pathlib import Path
 
 import pytest
+from pytest_django import Settings
 
 from mlebench_web import sockets
+from runs import grader_process, validation
 
 
 def test_the_usual_place_is_in_the_data_folder() -> None:
     assert sockets.folder_for(Path("/data")) == Path("/data/s")
+
+
+def test_every_socket_fits_into_the_longest_usual_place(tmp_path: Path, settings: Settings) -> None:
+    room = sockets.LONGEST_FOLDER - len(os.fsencode(tmp_path)) - len("/") - len("/s")
+    data = tmp_path / ("d" * room)
+    settings.SOCKETS_DIR = sockets.folder_for(data)
+
+    assert data / "s" == settings.SOCKETS_DIR
+    paths = [
+        validation.control_path(),
+        settings.SOCKETS_DIR / "9999999999" / "v",
+        settings.SOCKETS_DIR / f"{grader_process.PRIVATE}12345678" / "g",
+    ]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
 
 
 def test_a_deep_data_folder_gets_a_short_private_one_always_the_same(tmp_path: Path) -> None:
