@@ -9,24 +9,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from mlebench_web.accounts.models import AuditEntry
 from runs import checkpoints, queue
 from runs.containers import EngineFailure
 from runs.core.failures import Cause
 from runs.core.states import Outcome
 from runs.core.step_limits import IN_A_ROW, Act, Overdue, limit_of, what_to_do
 from runs.core.step_processes import AgentProcess, of_the_step, with_all_below
-from runs.core.steps import StepState, timeouts_in_a_row
-from runs.models import Attempt
+from runs.core.steps import StepState
+from runs.models import Attempt, Run
 from runs.patience import patiently
-from runs.steps import StepPart, ends_of, part_of
+from runs.steps import Feed, StepPart, part_of
 from runs.watching import Ending, Watch
 
 if TYPE_CHECKING:
     from runs.worker import Supervisor
 
 LOOK_EVERY = 1.0
-# After these the next attempt followed by itself; after any other a person asked for it.
-FOLLOWED = (Outcome.CONTINUED, Outcome.INFRASTRUCTURE_FAILED)
 ORDINALS = {1: "first", 2: "second", 3: "third"}
 
 
@@ -47,8 +46,8 @@ class StepTimeoutPart:
         steps = part_of(watch)
         if steps is None or watch.pauser.is_holding or not self._is_over(watch, steps):
             return None
-        # Once more: it may have ended since the last look.
-        steps.look(watch)
+        # It may have ended since the last look, or in what that one left unread.
+        steps.catch_up(watch)
         if not self._is_over(watch, steps):
             return None
         try:
@@ -98,8 +97,13 @@ class StepTimeoutPart:
             can_go_on=True,
         )
         act = what_to_do(step, limit=self.limit)
-        if act == Act.GO_ON and not self._can_go_on(watch):
-            act = what_to_do(replace(step, can_go_on=False), limit=self.limit)
+        if act == Act.GO_ON and not self._has_checkpoint():
+            checkpoints.save_now(watch)
+            if self._has_changed(watch, steps, running, since):
+                # The next look sees it.
+                return None
+            if not self._has_checkpoint():
+                act = what_to_do(replace(step, can_go_on=False), limit=self.limit)
         if act == Act.WAIT:
             return None
         if since is None:
@@ -144,12 +148,23 @@ class StepTimeoutPart:
             lambda: in_a_row(self.supervisor.attempt), tick=self.supervisor.tick, what="steps"
         )
 
-    def _can_go_on(self, watch: Watch) -> bool:
-        """Whether there is a checkpoint to go on from; made now where there is none yet."""
-        attempt, tick = self.supervisor.attempt, self.supervisor.tick
-        if not patiently(attempt.can_go_on, tick=tick, what="checkpoints"):
-            checkpoints.save_now(watch)
-        return patiently(attempt.can_go_on, tick=tick, what="checkpoints")
+    def _has_checkpoint(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        supervisor = self.supervisor
+        return patiently(supervisor.attempt.can_go_on, tick=supervisor.tick, what="checkpoints")
+
+    def _has_changed(
+        self, watch: Watch, steps: StepPart, running: StepState | None, since: float | None
+    ) -> bool:
+        """Whether the step is no longer one to end: a save takes minutes, in which the agent may
+        have ended by itself or gone on, or somebody may have cancelled."""
+        self.supervisor.refresh()
+        if self.supervisor.attempt.cancel_requested_at:
+            return True
+        if watch.workspace.agent_exit_code() is not None:
+            return True
+        steps.catch_up(watch)
+        return steps.feed.ending_since != since or _which(steps.running) != _which(running)
 
     # ------------------------------------------------------------------ words
 
@@ -169,6 +184,11 @@ def _seconds(watch: Watch, step: StepState) -> float:
     return watch.active() - step.began if step.began is not None else 0.0
 
 
+def _which(step: StepState | None) -> tuple[int, float | None] | None:
+    """The step and its start; that its metric has changed since makes no other of it."""
+    return (step.number, step.began) if step else None
+
+
 def span(seconds: float) -> str:
     """In the largest unit of which it has two or more."""
     for unit, length in (("h", 3600), ("min", 60)):
@@ -181,12 +201,30 @@ def in_a_row(attempt: Attempt) -> int:
     """Step timeouts of the run with no finished step after them, this attempt's too.
 
     Over the attempts that followed each other by themselves: who asks for a re-run begins anew.
-    Costs two queries.
+    Costs one query, and one for each failure of the infrastructure among them.
     """
-    line = [attempt.pk]
-    before = Attempt.objects.filter(run=attempt.run_id, number__lt=attempt.number)
-    for key, outcome in before.order_by("-number").values_list("pk", "outcome"):
-        if outcome not in FOLLOWED:
+    so_far = Attempt.objects.filter(run=attempt.run_id, number__lte=attempt.number)
+    rows = so_far.order_by("-number").values_list("number", "outcome", "step_feed")
+    count = 0
+    for number, outcome, row in rows:
+        if number != attempt.number and not _was_followed(attempt.run_id, number, outcome):
             break
-        line.append(key)
-    return timeouts_in_a_row(ends_of(line))
+        feed = Feed.of(row)
+        count += feed.timeouts
+        if feed.has_finished:
+            break
+    return count
+
+
+def _was_followed(run: int, number: int, outcome: str) -> bool:
+    """Whether the attempt after this one followed by itself, and was not asked for by a person."""
+    if outcome == Outcome.INFRASTRUCTURE_FAILED:
+        # None follows where no try is left. The outcome is the same then; what tells a re-run from
+        # a next try is its entry, written in the transaction that queued it.
+        return not AuditEntry.objects.filter(
+            action="rerun",
+            object_type=str(Run._meta.verbose_name),
+            object_id=str(run),
+            detail__attempt=number,
+        ).exists()
+    return outcome == Outcome.CONTINUED

@@ -6,7 +6,6 @@ supervisor that adopts the attempt goes on behind it, and no event is lost or co
 
 import math
 import time
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,6 @@ from runs.core.steps import (
     parse,
 )
 from runs.event_file import Lines, Place, Tail
-from runs.models import Step
 from runs.patience import patiently
 from runs.probes import Unread
 from runs.watching import Ending, Watch
@@ -41,8 +39,8 @@ LOOK_EVERY = 1.0
 PROBE_EVERY = 2.0
 # How often the row says that there was a sign of life, at most.
 SIGN_EVERY = 10.0
-# What is still read of an events file when the agent has ended; a disk full of it must not keep
-# the run from its end.
+# What is still read of an events file when the agent has ended, or before its step is; a disk full
+# of it must not keep the run from its end.
 LAST_LOOKS = 256
 TICK_EVERY = 1000
 ABOUT_STEPS = (Word.STEP_STARTED, Word.STEP_FINISHED, Word.METRIC)
@@ -67,6 +65,9 @@ class Feed:
     process: int | None = None
     # When a step was marked as timed out and the agent has not gone on since: active seconds.
     ending_since: float | None = None
+    # As in the ledger: its rows alone do not show them.
+    timeouts: int = 0
+    has_finished: bool = False
 
     @classmethod
     def of(cls, row: dict[str, Any]) -> "Feed":
@@ -101,6 +102,8 @@ class StepPart:
             after=checkpoint.step or 0 if checkpoint else 0,
             total=self.feed.total,
             overall=self.feed.overall,
+            timeouts=self.feed.timeouts,
+            has_finished=self.feed.has_finished,
         )
         self.probe = probes.of(supervisor.manifest.probe, supervisor.workspace.root)
         self._news = News(
@@ -155,6 +158,23 @@ class StepPart:
 
     def last(self, watch: Watch, ending: Ending) -> None:
         """Its files are complete now: read what is left, and end the step that it was in."""
+        is_new = self._take_all(watch)
+        ended = max(ending.active_seconds, self._said_until)
+        self.ledger.close(round(ended, 3), by_itself=ending.ended_by_itself)
+        if is_new or self.ledger.changed:
+            self._write(watch)
+
+    def catch_up(self, watch: Watch) -> None:
+        """Read all that the agent has said by now: one look may be far behind, so that a step
+        which ended long ago still seems to run."""
+        if self._take_all(watch):
+            watch.last_sign = time.monotonic()
+            self._write(watch)
+
+    # ------------------------------------------------------------------ what is said
+
+    def _take_all(self, watch: Watch) -> bool:
+        """Whether there was anything in what is still unread."""
         is_new = False
         for _ in range(LAST_LOOKS):
             watch.supervisor.tick()
@@ -164,12 +184,7 @@ class StepPart:
                 break
         if not self.feed.speaks and self.probe:
             is_new = self._take_probe(watch) or is_new
-        ended = max(ending.active_seconds, self._said_until)
-        self.ledger.close(round(ended, 3), by_itself=ending.ended_by_itself)
-        if is_new or self.ledger.changed:
-            self._write(watch)
-
-    # ------------------------------------------------------------------ what is said
+        return is_new
 
     def _take_lines(self, watch: Watch, found: Lines) -> bool:
         """Whether there was anything."""
@@ -251,7 +266,9 @@ class StepPart:
 
     def _write(self, watch: Watch) -> None:
         steps, gone = self.ledger.taken()
-        self.feed.total, self.feed.overall = self.ledger.total, self.ledger.overall
+        feed, ledger = self.feed, self.ledger
+        feed.total, feed.overall = ledger.total, ledger.overall
+        feed.timeouts, feed.has_finished = ledger.timeouts, ledger.has_finished
         attempt, supervisor = watch.attempt, self.supervisor
         now = patiently(hosts.now, tick=supervisor.tick, what="clock")
         self._sign_saved = watch.last_sign
@@ -260,10 +277,10 @@ class StepPart:
                 supervisor.token,
                 steps,
                 gone=gone,
-                source=Source.AGENT if self.feed.speaks else Source.PROBE,
+                source=Source.AGENT if feed.speaks else Source.PROBE,
                 active=watch.active(),
                 now=now,
-                step_feed=self.feed.as_json(),
+                step_feed=feed.as_json(),
                 signs=self._signs(watch, now.timestamp(), step=True),
             ),
             tick=supervisor.tick,
@@ -296,9 +313,3 @@ def _age(supervisor: "Supervisor") -> float:
 def part_of(watch: Watch) -> StepPart | None:
     """The part of this watch that keeps the steps."""
     return next((part for part in watch.parts if isinstance(part, StepPart)), None)
-
-
-def ends_of(attempts: Iterable[int]) -> list[StepEnd | None]:
-    """How the steps of these attempts ended, oldest first. Costs one query."""
-    rows = Step.objects.filter(attempt__in=attempts).in_order().values_list("end", flat=True)
-    return [StepEnd(end) if end else None for end in rows]

@@ -8,7 +8,7 @@ counted. Times are seconds of the run's active time.
 import json
 import math
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -239,6 +239,10 @@ class Ledger:
     total: int | None = None
     # The last metric that belongs to no single step: of the whole, as the agent says.
     overall: Metric | None = None
+    # Step timeouts with no finished step after them, and whether any step has finished. Counted as
+    # they come, for `steps` forgets: one that begins again under its number loses its last end.
+    timeouts: int = 0
+    has_finished: bool = False
     # Numbers of steps that have changed since `taken` was called.
     changed: set[int] = field(default_factory=set)
 
@@ -286,6 +290,8 @@ class Ledger:
         if step.end == StepEnd.TIMED_OUT:
             # It was ended for its time; what the agent makes of that is its own word.
             end = StepEnd.TIMED_OUT
+        if end == StepEnd.FINISHED:
+            self.timeouts, self.has_finished = 0, True
         self._put(
             replace(
                 step,
@@ -315,6 +321,7 @@ class Ledger:
             return None
         ended = replace(running, ended=active, end=StepEnd.TIMED_OUT, is_assumed=False)
         self._put(ended)
+        self.timeouts += 1
         return ended
 
     def close(self, active: float, *, by_itself: bool) -> None:
@@ -374,13 +381,3 @@ def best_of(steps: Iterable[StepState]) -> dict[str, StepState]:
 
 def is_better(metric: Metric, than: Metric) -> bool:
     return metric.value > than.value if metric.maximize else metric.value < than.value
-
-
-def timeouts_in_a_row(ends: Sequence[StepEnd | None]) -> int:
-    """Step timeouts at the end of `ends`, oldest first, with no finished step between."""
-    count = 0
-    for end in reversed(ends):
-        if end == StepEnd.FINISHED:
-            break
-        count += end == StepEnd.TIMED_OUT
-    return count

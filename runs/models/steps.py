@@ -4,6 +4,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from django.db import models
+from django.db.models.functions import Coalesce
 
 from runs.core.steps import (
     MAX_ERROR,
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
 
 class StepQuerySet(models.QuerySet["Step"]):
     def in_order(self) -> "StepQuerySet":
-        """As they were taken: attempt by attempt, and there by their start."""
-        return self.order_by("attempt__number", "number")
+        """As they were taken: attempt by attempt, and there by their start, for an agent may count
+        down or begin its numbers anew. One whose start nobody told of stands at its end."""
+        moment = Coalesce("began_seconds", "ended_seconds")
+        return self.order_by("attempt__number", moment.asc(nulls_first=True), "number")
 
 
 class Step(models.Model):

@@ -25,12 +25,23 @@ class AideProbe:
 
     def look(self) -> Sequence[SeenStep] | None:
         found = self._find()
+        is_first, self._has_looked = not self._has_looked, True
         if found is None:
-            # Its first step begins with it.
-            is_first, self._has_looked = not self._has_looked, True
-            return [first_step()] if is_first else None
-        self._has_looked = True
+            # Its first step begins with it. A journal that is half written has other steps, which
+            # an earlier supervisor may know already.
+            return [first_step()] if is_first and not self._has_journal() else None
         return steps_of(found)
+
+    def _has_journal(self) -> bool:
+        """Whether one is there, whole or not."""
+        here = names(self.root, LOGS)
+        return JOURNAL in here or any(self._is_in(name) for name in here[:MOST_FOLDERS])
+
+    def _is_in(self, name: str) -> bool:
+        # Most of what lies there is no folder.
+        with suppress(Unread):
+            return JOURNAL in names(self.root, f"{LOGS}/{name}")
+        return False
 
     def _find(self) -> Found | None:
         if self._journal:

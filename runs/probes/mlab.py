@@ -6,11 +6,12 @@ files that it leaves among the logs for each step are counted.
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from runs.core.probing import SeenStep
 from runs.core.steps import as_number
-from runs.probes.files import Found, JsonFile, names, record, rows, text
+from runs.probes.files import Found, JsonFile, Unread, names, record, rows, text
 
 TRACE = "state/home-agent-logs/env_log/trace.json"
 LOGS = "logs"
@@ -31,7 +32,14 @@ class MlabProbe:
         if found:
             self._has_trace = True
             return steps_of(found)
-        return None if self._has_trace else self._count()
+        # One that is half written has steps which an earlier supervisor may know already.
+        return None if self._has_trace or self._is_there() else self._count()
+
+    def _is_there(self) -> bool:
+        folder, _, name = TRACE.rpartition("/")
+        with suppress(Unread):
+            return name in names(self.root, folder)
+        return False
 
     def _count(self) -> Sequence[SeenStep] | None:
         matches = (STEP_FILE.fullmatch(name) for name in names(self.root, LOGS))

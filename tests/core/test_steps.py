@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -23,7 +24,6 @@ from runs.core.steps import (
     best_of,
     clean,
     parse,
-    timeouts_in_a_row,
 )
 
 
@@ -354,6 +354,15 @@ def test_the_best_step_is_the_first_with_the_best_value(
 
 
 @pytest.mark.parametrize(
+    "number_of",
+    [
+        pytest.param(lambda place: 1 + place, id="it counts up"),
+        pytest.param(lambda place: 99 - place, id="it counts down"),
+        pytest.param(lambda place: 3, id="the same step again and again"),
+        pytest.param(lambda place: 1 + place % 2, id="two steps in turn"),
+    ],
+)
+@pytest.mark.parametrize(
     ("ends", "count"),
     [
         ("", 0),
@@ -363,17 +372,24 @@ def test_the_best_step_is_the_first_with_the_best_value(
         ("tft", 1),
         ("fttf", 0),
         ("tet", 2),  # a step that failed is no finished step
-        ("tit", 2),  # nor is one that was interrupted with its attempt
+        ("tnt", 2),  # nor is one of whose end nothing was said
         ("ttt-", 3),
+        ("tf-", 0),
+        ("tfet", 1),
     ],
 )
-def test_step_timeouts_count_until_a_finished_step(ends: str, count: int) -> None:
-    letters = {
-        "f": StepEnd.FINISHED,
-        "t": StepEnd.TIMED_OUT,
-        "e": StepEnd.FAILED,
-        "i": StepEnd.INTERRUPTED,
-        "-": None,
-    }
+def test_step_timeouts_count_until_a_finished_step(
+    ends: str, count: int, number_of: Callable[[int], int]
+) -> None:
+    ledger = Ledger()
+    for place, end in enumerate(ends):
+        number, active = number_of(place), 10.0 * place
+        ledger.take(started(number), active)
+        if end == "t":
+            ledger.time_out(active + 5)
+            # What the agent makes of it does not count.
+            ledger.take(finished(number), active + 6)
+        elif end in "fe":
+            ledger.take(finished(number, error="no" if end == "e" else ""), active + 5)
 
-    assert timeouts_in_a_row([letters[letter] for letter in ends]) == count
+    assert (ledger.timeouts, ledger.has_finished) == (count, "f" in ends)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from runs import agent_manifest, probes
 from runs.core.probing import News, SeenStep
 from runs.core.steps import Ledger, Metric, StepEnd
-from runs.probes import files
+from runs.probes import files, mlab
 from runs.probes.files import Unread
 
 SAMPLES = Path(__file__).resolve().parent.parent / "support/agent_files"
@@ -115,6 +115,26 @@ def test_a_half_written_journal_keeps_the_last_reading(left_by: Callable[[str], 
     assert len(probe.look() or ()) == 6
 
 
+@pytest.mark.parametrize("folder", ["logs", "logs/0-exp"])
+def test_a_half_written_journal_is_no_first_step(
+    left_by: Callable[[str], Path], folder: str
+) -> None:
+    """A worker that takes over knows its steps already: nothing of them begins anew."""
+    root = left_by("aide")
+    whole = (root / "logs/journal.json").read_text()
+    (root / "logs/journal.json").unlink()
+    journal = root / folder / "journal.json"
+    journal.parent.mkdir(exist_ok=True)
+    journal.write_text(whole[: len(whole) // 2])
+    probe = probes.PROBES["aide"](root)
+
+    for _ in range(2):
+        assert probe.look() is None
+
+    journal.write_text(whole)
+    assert len(probe.look() or ()) == 5
+
+
 def test_a_journal_that_is_too_large_is_not_read(
     left_by: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +147,20 @@ def test_a_journal_that_is_too_large_is_not_read(
 
 
 # ------------------------------------------------------------------------------ MLAgentBench
+
+
+def test_a_half_written_trace_is_no_first_step(left_by: Callable[[str], Path]) -> None:
+    root = left_by("mlab")
+    trace = root / mlab.TRACE
+    whole = trace.read_text()
+    trace.write_text(whole[: len(whole) // 2])
+    probe = probes.PROBES["mlab"](root)
+
+    for _ in range(2):
+        assert probe.look() is None
+
+    trace.write_text(whole)
+    assert probe.look()
 
 
 def test_the_actions_of_mlagentbenchs_trace_are_its_steps(left_by: Callable[[str], Path]) -> None:

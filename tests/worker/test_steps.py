@@ -242,7 +242,50 @@ def test_a_step_can_be_marked_as_timed_out_and_stays_so(seat: Seat, attempt: Att
     seat.look(finished(1, error="killed"), started(2))
 
     assert rows(attempt) == [(1, "fold 1", "timed_out"), (2, "fold 2", "")]
-    assert steps.ends_of([attempt.pk]) == [StepEnd.TIMED_OUT, None]
+    attempt.refresh_from_db()
+    assert attempt.step_feed["timeouts"] == 1
+
+
+def test_steps_are_in_the_order_in_which_they_were_taken(seat: Seat, attempt: Attempt) -> None:
+    """Whatever numbers the agent gives them."""
+    for active, number in enumerate((5, 4, 6, 1)):
+        seat.watch.clock.before = 100.0 * active
+        seat.look(started(number), finished(number))
+    seat.watch.clock.before = 400.0
+    # Nobody told of its start.
+    seat.look(finished(2))
+
+    in_order = attempt.steps.in_order()  # type: ignore[attr-defined]
+    assert list(in_order.values_list("number", flat=True)) == [5, 4, 6, 1, 2]
+
+
+def test_all_that_is_unread_is_caught_up_with(
+    seat: Seat, attempt: Attempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_file, "READ_BYTES", 500)
+    seat.say(started(1), *({"type": "heartbeat"} for _ in range(100)), finished(1))
+    seat.look()
+    assert rows(attempt) == [(1, "fold 1", "")]
+
+    seat.part.catch_up(seat.watch)
+
+    assert rows(attempt) == [(1, "fold 1", "finished")]
+
+
+def test_a_file_that_grows_without_end_is_not_caught_up_with_forever(
+    seat: Seat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+
+    def read() -> event_file.Lines:
+        looks.append(1)
+        return event_file.Lines([b'{"type": "heartbeat"}'], is_behind=True)
+
+    monkeypatch.setattr(seat.part.tail, "read", read)
+
+    seat.part.catch_up(seat.watch)
+
+    assert len(looks) == steps.LAST_LOOKS
 
 
 def test_steps_of_a_resumed_attempt_continue_their_numbers(attempt: Attempt) -> None:
@@ -371,6 +414,23 @@ def test_a_probe_goes_on_with_another_supervisor(aide: Attempt) -> None:
         (2, "finished"),
         (3, ""),
     ]
+
+
+def test_a_half_written_journal_does_not_begin_anew_with_another_supervisor(aide: Attempt) -> None:
+    seat = Seat(aide)
+    seat.look()
+    write_journal(seat, node(0.7))
+    known = [(1, "A plan.", "finished"), (2, "", "")]
+    assert rows(aide) == known
+
+    journal = seat.supervisor.workspace.logs / "journal.json"
+    journal.write_text(journal.read_text()[:20])
+    other = adopted(aide)
+    other.look()
+    assert rows(aide) == known
+
+    write_journal(other, node(0.7), node(0.8))
+    assert [end for _, _, end in rows(aide)] == ["finished", "finished", ""]
 
 
 def test_a_step_that_was_only_assumed_is_gone_when_the_agent_has_ended(aide: Attempt) -> None:
