@@ -19,11 +19,11 @@ from django.db.models.functions import Now
 
 from mlebench_web.accounts import audit
 from mlebench_web.accounts.models import User
-from runs import submit
+from runs import resuming, submit
 from runs.core.failures import AGENTS_OWN, EXPLAINED, Cause
 from runs.core.overrides import Overrides
 from runs.core.states import Outcome, RunState, State
-from runs.models import Attempt, Requeue, Run
+from runs.models import Attempt, Checkpoint, Requeue, Run
 
 # Of one press: what a transaction and a person can still answer for.
 AT_MOST = 5000
@@ -131,6 +131,15 @@ class Plan:
     expected_hours: float
     # Runs whose hours are the time limit, since nothing like them has finished.
     guessed: int
+    # Runs that "resume" would take up from a checkpoint; it restarts the others from zero.
+    resumable: int
+    # Runs with a checkpoint at the end of their time limit: resumable under a larger one.
+    used_up: int
+
+    @property
+    def no_resume(self) -> str:
+        """Why "resume" is no choice; "" when it is one for some of them."""
+        return "" if self.resumable or self.used_up else "none of them has a checkpoint"
 
 
 def plan(ids: Iterable[int]) -> Plan:
@@ -140,13 +149,41 @@ def plan(ids: Iterable[int]) -> Plan:
         raise TooMany(f"{len(wanted)} runs are more than {AT_MOST} at once: narrow it down.")
     runs = list(matching(Filters()).filter(pk__in=wanted))
     hours, guessed = expected_hours(runs)
+    whys = why_not_resumable(runs)
     return Plan(
         runs=runs,
         skipped=len(wanted) - len(runs),
         needs_reason=sum(run.last_outcome == Outcome.AGENT_FAILED for run in runs),
         expected_hours=hours,
         guessed=guessed,
+        resumable=sum(not why for why in whys.values()),
+        used_up=sum(map(resuming.is_used_up, whys.values())),
     )
+
+
+def why_not_resumable(runs: Iterable[Run], overrides: Overrides | None = None) -> dict[int, str]:
+    """By the key of each run; "" for one that can go on from a checkpoint.
+
+    Few of thousands of failed runs have a checkpoint left, and only those are looked at closely.
+    """
+    keys = [run.pk for run in runs]
+    saved = set(
+        Checkpoint.objects.stored()
+        .filter(attempt__run__in=keys)
+        .values_list("attempt__run", flat=True)
+    )
+    newest = {
+        attempt.run_id: attempt
+        for attempt in Attempt.objects.filter(run__in=saved)
+        .select_related("run__group")
+        .order_by("number")
+    }
+    return {
+        key: resuming.why_not_resumable(newest[key], overrides)
+        if key in newest
+        else resuming.NO_CHECKPOINT
+        for key in keys
+    }
 
 
 def expected_hours(runs: Sequence[Run]) -> tuple[float, int]:
@@ -175,25 +212,57 @@ def expected_hours(runs: Sequence[Run]) -> tuple[float, int]:
 
 
 def rerun(
-    runs: Sequence[Run], *, by: User | None, reason: str, overrides: Overrides | None = None
+    runs: Sequence[Run],
+    *,
+    by: User | None,
+    reason: str,
+    mode: str = "restart",
+    overrides: Overrides | None = None,
 ) -> Requeue | None:
     """Queue them again, all or nothing; None when none of them could be.
 
-    Raises submit.NotRerunnable as `submit.rerun` does.
+    `mode` "resume": those that can go on from a checkpoint do, the others restart from zero: of
+    thousands, one without a checkpoint must not keep the rest. Raises submit.NotRerunnable as
+    `submit.rerun` does.
     """
     with transaction.atomic():
         locked = Run.objects.select_for_update().filter(pk__in=[run.pk for run in runs])
         tries = {str(pk): used for pk, used in locked.values_list("pk", "tries_used")}
         requeue = Requeue.objects.create(by=by, by_name=audit.name_of(by), reason=reason.strip())
-        attempts = submit.rerun(runs, by=by, reason=reason, overrides=overrides, requeue=requeue)
+        attempts = []
+        for each, some in _by_mode(runs, mode, overrides).items():
+            attempts += submit.rerun(
+                some, by=by, reason=reason, mode=each, overrides=overrides, requeue=requeue
+            )
         if not attempts:
             requeue.delete()
             return None
         queued = {str(attempt.run_id) for attempt in attempts}
         requeue.tries_before = {pk: used for pk, used in tries.items() if pk in queued}
         requeue.save(update_fields=["tries_before"])
-        audit.record(by, "rerun many", requeue, reason=reason, detail={"runs": len(attempts)})
+        audit.record(
+            by,
+            "rerun many",
+            requeue,
+            reason=reason,
+            detail={
+                "runs": len(attempts),
+                "mode": mode,
+                "resumed": sum(each.resumed_from_id is not None for each in attempts),
+            },
+        )
     return requeue
+
+
+def _by_mode(runs: Sequence[Run], mode: str, overrides: Overrides | None) -> dict[str, list[Run]]:
+    """What each run is asked for, where `mode` is asked for them all."""
+    if mode != "resume":
+        return {mode: list(runs)}
+    whys = why_not_resumable(runs, overrides)
+    return {
+        "resume": [run for run in runs if not whys[run.pk]],
+        "restart": [run for run in runs if whys[run.pk]],
+    }
 
 
 @dataclass(frozen=True)

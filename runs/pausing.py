@@ -10,8 +10,8 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,9 @@ class Pause:
     began: float
     ended: float
     kind: Kind = Kind.PAUSED
+
+    # Its end was not written: it lasts, or whoever made it died in it.
+    is_open: bool = False
 
     @property
     def seconds(self) -> float:
@@ -86,6 +89,13 @@ class Pauser(threading.Thread):
             self._go_on()
             self._container = ""
 
+    def begin_anew(self) -> None:
+        """The agent's time counts from here: what was paused before is part of no account."""
+        self.let_go()
+        with self._lock:
+            self.taken.clear()
+            self._marker.unlink(missing_ok=True)
+
     def leave(self) -> None:
         """Another one decides now, also about what is paused."""
         with self._lock:
@@ -131,12 +141,16 @@ class Pauser(threading.Thread):
 
     def left_behind(self) -> Pause | None:
         """The pause of a supervisor that died; None when there was none on this boot."""
+        if self._began is not None or self.taken:
+            # The file tells of this one's own pause, which it writes down itself.
+            return None
         try:
             said = json.loads(self._marker.read_text())
             if said["boot_id"] != hosts.boot_id():
                 return None
             ended = said["ended"] or time.monotonic()
-            return Pause(said["began"], ended, Kind(said.get("kind", Kind.PAUSED)))
+            kind = Kind(said.get("kind", Kind.PAUSED))
+            return Pause(said["began"], ended, kind, is_open=not said["ended"])
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:
@@ -145,7 +159,8 @@ class Pauser(threading.Thread):
             return None
 
     def forget_what_was_left(self) -> None:
-        self._marker.unlink(missing_ok=True)
+        if self._began is None and not self.taken:
+            self._marker.unlink(missing_ok=True)
 
     def stop(self) -> None:
         self._stop_asked.set()
@@ -184,6 +199,9 @@ class Pauser(threading.Thread):
             if not self._failed:
                 logger.warning("pause.failed", container=self._container, error=str(error))
             self._failed = True
+            # There is no pause to know of. One of before that is not written yet stays in `taken`.
+            with suppress(OSError):
+                self._marker.unlink(missing_ok=True)
             return
         self._failed = False
         self._began, self._kind = began, kind
@@ -212,5 +230,6 @@ class Pauser(threading.Thread):
     def _mark(self, pause: Pause) -> None:
         """`ended` is 0 while it lasts."""
         temporary = self._marker.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"boot_id": hosts.boot_id(), **asdict(pause)}))
+        said = {"began": pause.began, "ended": pause.ended, "kind": pause.kind}
+        temporary.write_text(json.dumps({"boot_id": hosts.boot_id(), **said}))
         temporary.replace(self._marker)

@@ -25,7 +25,7 @@ from mlebench_web.catalog.models import Agent, AgentImage, ContainerConfig
 from mlebench_web.fleet import hosts
 from mlebench_web.fleet.models import Gpu, Host, PreparedData
 from mlebench_web.process_start import started
-from runs import graders, guards, layout
+from runs import cut_short, graders, guards, layout
 from runs.core import placement
 from runs.core.container_config import limits_of
 from runs.core.failures import Cause
@@ -490,6 +490,7 @@ def seal_lost(attempt: Attempt, *, by: str, detail: str) -> bool:
             attempt.seal(
                 outcome, token=attempt.lease_token, by=by, release=False, cause_detail=detail
             )
+            cut_short.ask_for(attempt)
     except Replaced:
         return False
     logger.warning("attempt.host_lost", attempt=attempt.pk, by=by)
@@ -549,4 +550,5 @@ def idle_offer(host: Host) -> Offer:
         image_ids=frozenset(host.image_ids),
         gpus=len(models),
         gpu_models=models,
+        accepts_privileged=host.accepts_privileged,
     )

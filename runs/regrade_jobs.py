@@ -25,7 +25,7 @@ from runs.models import (
     Replaced,
     SubmissionSnapshot,
 )
-from runs.models.regrades import graded_in_place_of, grader_failed, target_of
+from runs.models.regrades import graded_in_place_of, grader_failed, target_of, was_lost
 
 logger = structlog.get_logger(__name__)
 
@@ -67,9 +67,12 @@ class RegradeJobs:
             return False
         if graders.missing_here(competition):
             return False
-        # Files of another host's attempt that are not here may be there.
-        return job.attempt.host_id in (None, self.host.pk) or (
-            layout.attempt_folder(job.attempt).is_dir()
+        # Files of another host's attempt that are not here may be there. Of one that was lost there
+        # are none, only what was copied aside for all hosts.
+        return (
+            job.attempt.host_id in (None, self.host.pk)
+            or layout.attempt_folder(job.attempt).is_dir()
+            or was_lost(job.attempt)
         )
 
     def do(self, job: RegradeJob) -> None:
@@ -107,10 +110,13 @@ class RegradeJobs:
                 "report before stays."
             )
         found = grading.look(attempt, file if file.exists() else None, tick=tick, refused=refused)
-        if found.valid or not grader_failed(attempt) or ended_cleanly(attempt):
+        is_lost = was_lost(attempt)
+        if found.valid or not (grader_failed(attempt) or is_lost) or ended_cleanly(attempt):
             return Found(found)
-        # As its supervisor would have done, had the grader worked.
+        # As its supervisor would have done, had it lived and the grader worked.
         snapshot = snapshots.newest_valid(attempt, tick=tick)
+        if snapshot is None and is_lost:
+            raise Gone("Nothing valid was copied aside before it was lost.")
         return Found(self.of_snapshot(attempt, snapshot), snapshot) if snapshot else Found(found)
 
     def of_snapshot(self, attempt: Attempt, snapshot: SubmissionSnapshot) -> Judged:
@@ -136,7 +142,8 @@ class RegradeJobs:
             return None
         attempt, made = job.attempt, None
         before = attempt.reports.filter(is_current=True).first()
-        if grader_failed(attempt):
+        is_cut_short = was_lost(attempt)
+        if grader_failed(attempt) or is_cut_short:
             made = graded_in_place_of(attempt, by=job.regrade.by_name)
             # By links, so it takes milliseconds; the lock keeps a re-run from taking the name.
             layout.take_over(attempt, made)
@@ -144,7 +151,7 @@ class RegradeJobs:
                 snapshots.put_in_place(found.snapshot, layout.attempt_folder(made) / SUBMISSION)
                 Attempt.objects.filter(pk=made.pk).update(graded_snapshot=found.snapshot)
             report = grading.record(made, found.judged)
-            run.count(made)
+            run.count(made, cut_short=is_cut_short)
         else:
             report = grading.record(attempt, found.judged)
             # The curve is to be of one grader: the host service scores them anew.
@@ -162,7 +169,8 @@ class RegradeJobs:
         for job in RegradeJob.objects.filter(
             state=RegradeJob.State.DONE, is_published=False
         ).select_related("made__run__group", "attempt__run__group"):
-            if not layout.group_folder(job.attempt.run.group).is_dir():
+            is_here = layout.group_folder(job.attempt.run.group).is_dir()
+            if not is_here and job.host_id != self.host.pk:
                 # Of another machine, whose host service makes it.
                 continue
             try:

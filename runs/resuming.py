@@ -1,7 +1,10 @@
 """Asks about checkpoints: save one now, move a host's runs off it, and who can be resumed."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
 
+from django.conf import settings
 from django.db import transaction
 from django.db.models.functions import Now
 
@@ -9,8 +12,14 @@ from mlebench_web.accounts import audit
 from mlebench_web.accounts.models import User
 from mlebench_web.fleet.models import Host
 from runs import agent_manifest, queue
+from runs.core import placement
+from runs.core.overrides import Overrides
 from runs.core.states import State
 from runs.models import Attempt, Run
+
+# Of runs that stay where they are, those that are named one by one.
+NAMED = 10
+NO_CHECKPOINT = "it has no checkpoint"
 
 
 class CannotSave(Exception):
@@ -50,13 +59,11 @@ def ask_checkpoint(run: Run, *, by: User | None) -> bool:
 def ask_move(host: Host, *, by: User | None) -> list[Attempt]:
     """Ask each running attempt of a host that can go on elsewhere to be saved and moved.
 
-    The attempts that were asked by this call; the others finish where they are.
+    The attempts that were asked by this call; the others finish where they are: see `not_moved`.
     """
     asked = []
-    for attempt in Attempt.objects.filter(
-        host=host, state__in=[State.STARTING, State.RUNNING], move_asked_at__isnull=True
-    ).select_related("run__group__agent"):
-        if not can_resume(attempt):
+    for attempt in _to_move(host):
+        if why_not_moved(attempt):
             continue
         changed = Attempt.objects.filter(
             pk=attempt.pk, host=host, state__in=[State.STARTING, State.RUNNING]
@@ -66,17 +73,86 @@ def ask_move(host: Host, *, by: User | None) -> list[Attempt]:
     return asked
 
 
-def why_not_resumable(attempt: Attempt) -> str:
-    """A sentence, or "" when a new attempt can go on from a checkpoint of this one."""
+def _to_move(host: Host) -> "list[Attempt]":
+    """What runs on the host and was not asked to leave it."""
+    return list(
+        Attempt.objects.filter(
+            host=host, state__in=[State.STARTING, State.RUNNING], move_asked_at__isnull=True
+        )
+        .select_related("host", "run__competition", "run__group__agent", "run__group__image")
+        .order_by("pk")
+    )
+
+
+def not_moved(host: Host) -> list[tuple[Run, str]]:
+    """The runs that finish on a host after its move was asked for, each with the reason."""
+    return [(each.run, why) for each in _to_move(host) if (why := why_not_moved(each))]
+
+
+def words_of_not_moved(refused: Sequence[tuple[Run, str]]) -> str:
+    """For a person: which runs stay, and why."""
+    shown = "; ".join(f"run {run.pk} ({run}): {why}" for run, why in refused[:NAMED])
+    more = f" and {len(refused) - NAMED} more" if len(refused) > NAMED else ""
+    return f"Not moved, they go on here: {shown}{more}."
+
+
+def why_not_moved(attempt: Attempt) -> str:
+    """A clause, or "" when it can be saved here and go on at another host."""
+    if not can_resume(attempt):
+        return f"{attempt.run.group.agent} cannot go on from a checkpoint"
+    if queue.another_host_could_take(attempt):
+        return ""
+    # Stopped here, it would wait for a host that there is not.
+    others = _why_others_cannot(attempt)
+    return f"no other host could take it ({others or 'none is online and in use'})"
+
+
+def _why_others_cannot(attempt: Attempt) -> str:
+    """What keeps each other host that is online from it."""
+    [need] = queue.needs_of([attempt])
+    need = replace(need, host="")
+    here = attempt.host.name if attempt.host else ""
+    whys = [
+        f"{offer.host}: {why}"
+        for offer in queue.bare_offers()
+        if offer.host != here and (why := placement.never_fits(need, offer))
+    ]
+    return ", ".join(whys[:NAMED])
+
+
+# ---------------------------------------------------------------------------- resume or restart
+
+
+def why_not_resumable(attempt: Attempt, overrides: Overrides | None = None) -> str:
+    """A clause, or "" when a new attempt with these overrides can go on from a checkpoint of it."""
     stored = attempt.checkpoints_to_try()
     if not stored:
-        return "it has no checkpoint"
-    limit = queue.time_limit_of(attempt).total_seconds()
-    if stored[0].active_seconds >= limit:
-        return "its time limit is used up"
-    return ""
+        return NO_CHECKPOINT
+    used = timedelta(seconds=stored[0].active_seconds)
+    limit = _limit_of_next(attempt, overrides)
+    if used < limit:
+        return ""
+    return f"its time limit is used up ({_hours(used)} of {_hours(limit)} h)"
 
 
-def unresumable(ended: Sequence[tuple[Run, Attempt]]) -> list[tuple[Run, str]]:
+def is_used_up(why: str) -> bool:
+    """Whether that reason is one that a larger limit mends, so none to offer no resume."""
+    return why not in ("", NO_CHECKPOINT)
+
+
+def _limit_of_next(attempt: Attempt, overrides: Overrides | None) -> timedelta:
+    """What was asked for an earlier attempt does not hold for one that a person queues."""
+    if overrides and overrides.time_limit_s:
+        return timedelta(seconds=overrides.time_limit_s)
+    return attempt.run.group.time_limit or settings.DEFAULT_TIME_LIMIT
+
+
+def _hours(length: timedelta) -> str:
+    return f"{length / timedelta(hours=1):.4g}"
+
+
+def unresumable(
+    ended: Sequence[tuple[Run, Attempt]], overrides: Overrides | None = None
+) -> list[tuple[Run, str]]:
     """Those that can only be restarted, each with the reason."""
-    return [(run, why) for run, last in ended if (why := why_not_resumable(last))]
+    return [(run, why) for run, last in ended if (why := why_not_resumable(last, overrides))]

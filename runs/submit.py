@@ -330,7 +330,7 @@ def rerun(
         _refuse_results(ended)
         _ask_for_reason(ended, reason)
         if mode == "resume":
-            _refuse_unresumable(ended)
+            _refuse_unresumable(ended, overrides)
         attempts = []
         for run, last in ended:
             attempts.append(
@@ -376,13 +376,21 @@ def _refuse_results(ended: Sequence[tuple[Run, Attempt]]) -> None:
         )
 
 
-def _refuse_unresumable(ended: Sequence[tuple[Run, Attempt]]) -> None:
-    if found := resuming.unresumable(ended):
-        shown = "; ".join(f"run {run.pk} ({run}): {why}" for run, why in found[:10])
-        more = f" and {len(found) - 10} more" if len(found) > 10 else ""
+def _refuse_unresumable(ended: Sequence[tuple[Run, Attempt]], overrides: Overrides | None) -> None:
+    found = resuming.unresumable(ended, overrides)
+    if not found:
+        return
+    shown = "; ".join(f"run {run.pk} ({run}): {why}" for run, why in found[:10])
+    more = f" and {len(found) - 10} more" if len(found) > 10 else ""
+    if all(resuming.is_used_up(why) for _, why in found):
         raise NotRerunnable(
-            f"Cannot be resumed, only restarted from zero: {shown}{more}.", field="mode"
+            f"Cannot be resumed within the time limit: {shown}{more}. "
+            'Write a larger "Time limit, hours" (time_limit_s), or restart from zero.',
+            field="overrides.time_limit_s",
         )
+    raise NotRerunnable(
+        f"Cannot be resumed, only restarted from zero: {shown}{more}.", field="mode"
+    )
 
 
 def _ask_for_reason(ended: Sequence[tuple[Run, Attempt]], reason: str) -> None:

@@ -1,6 +1,5 @@
 """The watch over a running agent: logs, limits, cancel, and how it ended."""
 
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,6 +30,8 @@ USAGE_EVERY = 15.0
 OUTPUT_EVERY = 60.0
 # A detached exec takes a moment to appear; only then does "no process left" mean anything.
 AGENT_APPEARS_WITHIN = 10.0
+# A container that is dead after it was not seen for longer than this was down all that time.
+UNSEEN_IS_DOWN = 10.0
 # An agent that ended so soon after the disk was full has not failed by itself.
 FULL_DISK_EXPLAINS = 30.0
 
@@ -90,7 +91,7 @@ class Watch:
         self.pauser = supervisor.pauser
         before = patiently(self._active_before, tick=supervisor.tick, what="active time")
         now = time.monotonic()
-        self.agent_began = now
+        self.began = self.agent_began = now
         # A watch that begins anew after a fault may have pauses that the row does not know yet.
         self.clock = ActiveClock(before=before - self.pauser.unwritten(), began=now)
         self._paused_before = self.pauser.seconds()
@@ -99,6 +100,8 @@ class Watch:
         # Both by this process's monotonic clock, whoever saw it.
         self.full_disk_at = float("-inf")
         self.seen_alive = now
+        # When the exit code was last looked for, in vain.
+        self.looked_at = now
         # At the last look no process of the agent was left.
         self.was_gone = False
         self.usage: dict[str, object] = {}
@@ -124,13 +127,14 @@ class Watch:
 
     def until_the_end(self) -> Ending:
         """Watch until the agent ends, a limit is over, somebody cancels, or the container goes."""
+        self.pauser.watch(self.container)
         patiently(
             self.supervisor.look_for_others, tick=self.supervisor.tick, what="look for others"
         )
-        self.pauser.watch(self.container)
         patiently(self.remember, tick=self.supervisor.tick, what="what was seen before")
         if self.supervisor.adopted:
             self.pick_up()
+        self.looked_at = time.monotonic()
         while True:
             self.supervisor.tick()
             ending = self.look_once()
@@ -158,7 +162,7 @@ class Watch:
         """What went on while nobody watched: a pause that outlived its supervisor, and the time
         after a container's end, are not charged."""
         pause = self.pauser.left_behind()
-        if pause is not None:
+        if pause is not None and (not pause.is_open or self.is_paused()):
             self.not_charged(pause.kind, pause.seconds, ended_ago=time.monotonic() - pause.ended)
         self.pauser.forget_what_was_left()
         last = self.supervisor.last_watched
@@ -174,6 +178,14 @@ class Watch:
         if away - down > settings.HEARTBEAT.total_seconds():
             at = self.since_start(now) - away
             self.note(Interruption(Kind.UNWATCHED, max(0.0, at), away - down))
+
+    def is_paused(self) -> bool:
+        """Whether the container stands still, as far as the engine says."""
+        try:
+            return self.engine.look(self.container).state == ContainerState.PAUSED
+        except EngineFailure as failure:
+            self.supervisor.engine_is_silent(failure)
+            return True
 
     def down_seconds(self, away: float) -> float:
         """Of the time that nobody watched, how much the container had ended already."""
@@ -238,6 +250,7 @@ class Watch:
         code = self.workspace.agent_exit_code()
         if code is not None:
             return self.ended_by_itself(code)
+        self.looked_at = time.monotonic()
         if self.is_due("row", ROW_EVERY):
             self.supervisor.refresh()
             self.save_pauses()
@@ -257,20 +270,25 @@ class Watch:
             if fault := self.lost_gpu():
                 return self.stop(Cause.GPU_LOST, fault)
             if self.look_at_disk():
-                free = shutil.disk_usage(settings.ATTEMPTS_DIR).free
-                return self.stop(Cause.DISK_FULL, f"{free / 1e6:.0f} MB are free on the host.")
-        if self.is_due("output", OUTPUT_EVERY):
-            used = self.workspace.used_bytes()
-            if used > settings.OUTPUT_QUOTA_BYTES:
-                return self.stop(
-                    Cause.OUTPUT_QUOTA,
-                    f"It wrote {used / 2**30:.1f} GiB; {settings.OUTPUT_QUOTA_BYTES / 2**30:g} GiB "
-                    "are allowed.",
+                # An agent over its quota is the one that filled it.
+                return self.over_quota() or self.stop(
+                    Cause.DISK_FULL, "Next to nothing is free on the host."
                 )
+        if self.is_due("output", OUTPUT_EVERY) and (ending := self.over_quota()):
+            return ending
         for part in self.parts:
             if self.is_due(part, part.every) and (ending := part.look(self)):
                 return ending
         return self.over_a_limit()
+
+    def over_quota(self) -> Ending | None:
+        used, allowed = self.supervisor.used_bytes(), settings.OUTPUT_QUOTA_BYTES
+        if used <= allowed:
+            return None
+        return self.stop(
+            Cause.OUTPUT_QUOTA,
+            f"It wrote {used / 2**30:.1f} GiB; {allowed / 2**30:g} GiB are allowed.",
+        )
 
     def over_a_limit(self) -> Ending | None:
         limit = self.supervisor.time_limit.total_seconds()
@@ -303,6 +321,10 @@ class Watch:
                 if code is not None:
                     return self.ended_by_itself(code)
                 failure = self.supervisor.dead_container()
+                unseen = time.monotonic() - max(self.began, self.seen_alive)
+                if unseen > UNSEEN_IS_DOWN:
+                    # When it ended is not known, and an agent never pays for the fleet.
+                    self.not_charged(Kind.DOWN, unseen, ended_ago=0)
                 return self.ending(cause=failure.cause, detail=failure.text)
             self.supervisor.memory_kills = self.engine.memory_kills(self.container) or 0
             started = time.monotonic() - self.agent_began > AGENT_APPEARS_WITHIN
@@ -359,9 +381,27 @@ class Watch:
             cause = Cause.OUT_OF_MEMORY if killed else None
         else:
             cause = Cause.OUT_OF_MEMORY if killed else Cause.AGENT_CRASHED
+        active = self.active_at_the_end()
         if code != 0 and self.disk_explains():
-            return self.ending(cause=Cause.DISK_FULL, exit_code=code, detail="The disk is full.")
-        return self.ending(cause=cause, exit_code=code, ended_by_itself=True, memory_killed=killed)
+            cause = self.supervisor.cause_of_full_disk()
+            if cause == Cause.DISK_FULL:
+                return self.ending(
+                    cause=cause, exit_code=code, detail="The disk is full.", active=active
+                )
+        return self.ending(
+            cause=cause,
+            exit_code=code,
+            ended_by_itself=True,
+            memory_killed=killed,
+            active=active,
+        )
+
+    def active_at_the_end(self) -> float:
+        """Active seconds when the exit code was written: an outage may have come after it."""
+        ago = self.workspace.agent_ended_ago() or 0.0
+        # The wall clock may have jumped since; it had not ended when it was last looked for.
+        since_the_last_look = time.monotonic() - self.looked_at
+        return self.active() - min(max(0.0, ago), since_the_last_look)
 
     def look_at_disk(self) -> bool:
         """Whether it is full now. A supervisor that follows this one is told."""
@@ -382,7 +422,12 @@ class Watch:
         perhaps by another supervisor.
         """
         self.look_at_disk()
-        return self.full_disk_at > self.seen_alive - FULL_DISK_EXPLAINS
+        ago = self.workspace.agent_ended_ago()
+        if ago is None:
+            return self.full_disk_at > self.seen_alive - FULL_DISK_EXPLAINS
+        # Not before it was last seen alive, whatever a clock that jumped makes of the file's time.
+        ended = max(self.seen_alive, time.monotonic() - max(0.0, ago))
+        return abs(self.full_disk_at - ended) < FULL_DISK_EXPLAINS
 
     def memory_was_killed(self) -> bool:
         try:

@@ -26,6 +26,7 @@ from runs import (
     agent_secrets,
     aside,
     checkpoints,
+    cut_short,
     grading,
     guards,
     layout,
@@ -60,8 +61,10 @@ DISK_IS_FULL_BYTES = 64 * 2**20
 SUBMISSION = layout.SUBMISSION
 # How often a supervisor looks whether another host could be given its run.
 OTHERS_EVERY = 60.0
-# The database answers and the same step fails with its error again: then it is no outage.
+# The database takes writes and a step fails with its error again and again: then it is no outage.
 OUTAGES_AT_MOST = 20
+# Outages further apart than this have nothing to do with each other.
+OUTAGES_WITHIN_SECONDS = 300
 # How often the start-up wait looks for the relay; the relay needs some 0.1 s.
 READY_POLL_SECONDS = 0.01
 # How long the last lines of a log wait for a storage that does not take them.
@@ -125,6 +128,7 @@ class Supervisor:
             lost_after=settings.HOST_LOST_AFTER.total_seconds(),
             ttl=settings.LEASE_TTL.total_seconds(),
         )
+        self.saving: CheckpointPart | None = None
         self._looked_for_others = -OTHERS_EVERY
         # What stands in nothing that is kept: see `hide`.
         self.secrets = agent_secrets.words(self.group)
@@ -228,9 +232,13 @@ class Supervisor:
 
     def parts(self) -> list[Part]:
         """What is watched beside the container."""
+        # A watch that an outage ended may have a save at work, and two at once would remove each
+        # other's blobs: the next watch goes on with the same one.
+        if self.saving is None or self.saving.has_left:
+            self.saving = CheckpointPart(self)
         # Steps before checkpoints: the last one that the agent said is saved at its end.
         # A step that is ended goes on from what is saved by then.
-        return [SnapshotPart(), StepPart(self), CheckpointPart(self), StepTimeoutPart(self)]
+        return [SnapshotPart(), StepPart(self), self.saving, StepTimeoutPart(self)]
 
     # ------------------------------------------------------------------ an engine that is silent
 
@@ -297,17 +305,20 @@ class Supervisor:
 
     def go_on_through_outages(self) -> None:
         """Each step can be repeated, so an outage in the middle of one costs nothing but time."""
-        outages = 0
+        outages, last = 0, float("-inf")
         while True:
             try:
                 self.go_on()
                 return
             except (OperationalError, InterfaceError) as error:
-                outages += 1
+                outages = outages + 1 if time.monotonic() - last < OUTAGES_WITHIN_SECONDS else 1
                 if outages > OUTAGES_AT_MOST:
                     raise
                 logger.warning("attempt.step_repeated", attempt=self.attempt.pk, error=str(error))
                 connection.close()
+            # Reading is no proof: while somebody holds SQLite's lock, only writes fail.
+            patiently(queue.prove_that_it_takes_writes, tick=self.tick, what="writes")
+            last = time.monotonic()
             self.refresh()
             # What the step had done is found as an adopter finds it.
             self.adopted = True
@@ -348,6 +359,8 @@ class Supervisor:
             self.wait_until_ready()
             self.timed("ready", began)
             began = time.monotonic()
+            # From here an agent may be at work that must not be one of two.
+            self.pauser.watch(container)
             self.within_the_start_limit(lambda: self.engine.start_agent(container, spec))
             self.timed("exec", began)
         except EngineFailure as failure:
@@ -364,6 +377,7 @@ class Supervisor:
             return
         self.say(f"Container {container[:12]} started on {self.host.name}; the agent runs.")
         self.move(State.RUNNING, agent_started_at=Now(), timings=self.timings)
+        self.pauser.begin_anew()
 
     def is_over(self, container: str) -> bool:
         look = self.within_the_start_limit(lambda: self.engine.look(container))
@@ -415,6 +429,7 @@ class Supervisor:
 
     def stop_with(self, ending: Ending) -> None:
         """Move to collecting with how it ended; from here the container is asked nothing more."""
+        self.pauser.let_go()
         self.ship(final=True)
         last_lines = logs.last_lines(self.attempt.pk, LogSegment.Source.AGENT, 20)
         if not last_lines:
@@ -624,22 +639,53 @@ class Supervisor:
         try:
             self.attempt.refresh_from_db()
             self.stay_holder()
-            self.attempt.seal(
-                Verdict(Outcome.INFRASTRUCTURE_FAILED, Cause.PRODUCT_ERROR),
-                token=self.token,
-                by=self.host.name,
-                release=False,
-                cause_detail=detail,
-            )
+            sealed, try_again = self.verdict_of_our_own_error()
+            with transaction.atomic():
+                self.attempt.seal(
+                    sealed,
+                    token=self.token,
+                    by=self.host.name,
+                    release=False,
+                    try_again=try_again,
+                    cause_detail=detail,
+                )
+                cut_short.ask_for(self.attempt)
         except Replaced:
             logger.info("attempt.left", attempt=self.attempt.pk)
+
+    def verdict_of_our_own_error(self) -> tuple[Verdict, bool]:
+        """How it is sealed, and whether another try would help."""
+        if self.attempt.cancel_requested_at:
+            return Verdict(Outcome.CANCELLED, Cause.CANCELLED), False
+        if self.attempt.state == State.GRADING:
+            # The agent's work is kept: what is needed is another grading, not another agent.
+            return Verdict(Outcome.INFRASTRUCTURE_FAILED, Cause.GRADER_FAILED), False
+        return Verdict(Outcome.INFRASTRUCTURE_FAILED, Cause.PRODUCT_ERROR), True
 
     # ------------------------------------------------------------------ the host's disk
 
     def cause_of_write(self, error: OSError) -> Cause:
         """Why something could not be written: the host's disk, or the one that all hosts share."""
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT) or self.disk_is_full()
-        return Cause.DISK_FULL if is_full else Cause.PRODUCT_ERROR
+        return self.cause_of_full_disk() if is_full else Cause.PRODUCT_ERROR
+
+    def cause_of_full_disk(self) -> Cause:
+        """The host's fault only while the attempt itself is within its quota."""
+        used = self.used_bytes()
+        return Cause.OUTPUT_QUOTA if used > settings.OUTPUT_QUOTA_BYTES else Cause.DISK_FULL
+
+    def used_bytes(self) -> int:
+        """What the attempt holds on disk; 0 when that cannot be counted, which ends no run."""
+        try:
+            return self.workspace.used_bytes(tick=self.tick)
+        except OSError as error:
+            logger.warning("output.not_counted", attempt=self.attempt.pk, error=str(error))
+            return 0
 
     def disk_is_full(self) -> bool:
-        return shutil.disk_usage(settings.ATTEMPTS_DIR).free < DISK_IS_FULL_BYTES
+        try:
+            return shutil.disk_usage(settings.ATTEMPTS_DIR).free < DISK_IS_FULL_BYTES
+        except OSError as error:
+            # Whether it answers at all is the next write's business.
+            logger.warning("disk.not_read", attempt=self.attempt.pk, error=str(error))
+            return False

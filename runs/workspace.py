@@ -39,6 +39,8 @@ CHUNK = 2**20
 BLOCK = 512
 # sun_path of a Unix socket, with its final zero byte.
 SOCKET_PATH_BYTES = 107
+# Counting what an attempt holds on disk is given up after this.
+COUNT_SECONDS = 60
 
 
 class Refused(Exception):
@@ -289,27 +291,39 @@ class Workspace:
         verb = "are not graded" if stat.S_ISLNK(mode) else "are graded"
         return f"submission.csv is {kind}; {plural} {verb}"
 
-    def used_bytes(self) -> int:
+    def used_bytes(self, *, tick: Callable[[], None] = lambda: None) -> int:
         """What the agent's folders hold on disk: blocks, so a sparse file counts what it takes.
 
         `du` walks a tree of any depth that changes under it, follows no link and counts a hard
-        link once. Raises OSError when it cannot be asked.
+        link once. `tick` is called each second meanwhile. Raises OSError when it cannot be asked.
         """
         folders = [name for name in WRITTEN_BY_AGENT if (self.root / name).is_dir()]
         if not folders:
             return 0
-        try:
-            done = subprocess.run(
-                ["du", "-sk", "--", *folders],
-                cwd=self.root,
-                capture_output=True,
-                timeout=60,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise OSError(errno.ETIMEDOUT, "counting the output took over 60 s") from error
+        deadline = time.monotonic() + COUNT_SECONDS
+        with subprocess.Popen(
+            ["du", "-sk", "--", *folders],
+            cwd=self.root,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        ) as du:
+            while True:
+                try:
+                    counted, _ = du.communicate(timeout=1)
+                    break
+                except subprocess.TimeoutExpired:
+                    try:
+                        tick()
+                        if time.monotonic() > deadline:
+                            raise OSError(
+                                errno.ETIMEDOUT,
+                                f"counting the output took over {COUNT_SECONDS} s",
+                            ) from None
+                    except BaseException:
+                        du.kill()
+                        raise
         # It ends with 1 when a file went away under it, and still says the sum.
-        return 1024 * sum(int(line.split(b"\t")[0]) for line in done.stdout.splitlines())
+        return 1024 * sum(int(line.split(b"\t")[0]) for line in counted.splitlines())
 
     # ------------------------------------------------------------------------ the end
 

@@ -20,7 +20,7 @@ from mlebench_web.catalog.models import (
 )
 from mlebench_web.fleet import hosts
 from mlebench_web.fleet.models import Host
-from runs import aside, catalog_verbs, data_jobs, draining, preflight
+from runs import aside, catalog_verbs, data_jobs, draining, preflight, resuming
 from runs.api.app import ApiRequest, demand
 from runs.api.asked import LARGEST_ID, Asked, Drain, Limit, Nothing, Offset, Text
 from runs.api.objects import (
@@ -29,9 +29,11 @@ from runs.api.objects import (
     CompetitionObject,
     ContainerConfigObject,
     DataObject,
+    HostDrained,
     HostLost,
     HostObject,
     ImageObject,
+    NotMoved,
     Page,
     SecretObject,
     SplitObject,
@@ -262,15 +264,25 @@ def host(request: ApiRequest, name: str) -> HostObject:
     return HostObject.of(_host(name), hosts.now())
 
 
-@router.post("/hosts/{name}/drain", response=HostObject, tags=["fleet"])
+@router.post("/hosts/{name}/drain", response=HostDrained, tags=["fleet"])
 def drain(request: ApiRequest, name: str, body: Drain | None = None) -> Status:
     """It takes no new runs, and finishes what it has; `move`: gives it to other hosts."""
     demand(request.auth, "fleet.drain")
     move = bool(body and body.move)
 
-    def act() -> HostObject:
+    def act() -> HostDrained:
         draining.drain(_host(name), by=request.auth, move=move)
-        return HostObject.of(_host(name), hosts.now())
+        row = _host(name)
+        shown, left = HostObject.of(row, hosts.now()), draining.longest_left(row)
+        seconds = None if left is None else left.total_seconds()
+        return HostDrained(
+            **shown.model_dump(),
+            longest_left_seconds=seconds,
+            not_moved=[
+                NotMoved(run=run.pk, why=why)
+                for run, why in (resuming.not_moved(row) if move else ())
+            ],
+        )
 
     return once(request, request.auth, act, status=200)
 

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import structlog
@@ -58,10 +59,16 @@ class CheckpointPart:
         self._result: Saved | None = None
         self._not_before = 0.0
         self._by_clock = time.monotonic() + self._period()
-        self._is_ready_to_move = False
+        # The ask for a move that a save was made for: an older checkpoint is no ground to move on.
+        self._saved_for_move: datetime | None = None
 
     def _period(self) -> float:
         return (self.manifest.checkpoint_every or settings.CHECKPOINT_EVERY).total_seconds()
+
+    @property
+    def has_left(self) -> bool:
+        """It has made its last save."""
+        return self.saver.left.is_set()
 
     @property
     def can_resume(self) -> bool:
@@ -80,7 +87,7 @@ class CheckpointPart:
         if self._thread is not None:
             return None
         attempt = watch.attempt
-        if attempt.move_asked_at and self._is_ready_to_move:
+        if attempt.move_asked_at and attempt.move_asked_at == self._saved_for_move:
             return watch.go_on_from_checkpoint(
                 Cause.MOVED, f"{attempt.move_asked_by} asked to move it to another host."
             )
@@ -112,7 +119,12 @@ class CheckpointPart:
         if attempt.checkpoint_asked_at or attempt.move_asked_at:
             if now < self._not_before and attempt.checkpoint_problem:
                 return None
-            return Wish(is_agents_word=self._speaks, step=self._step, is_asked=True)
+            return Wish(
+                is_agents_word=self._speaks,
+                step=self._step,
+                is_asked=True,
+                move_asked_at=attempt.move_asked_at,
+            )
         if now < self._not_before:
             return None
         if self._said:
@@ -169,7 +181,7 @@ class CheckpointPart:
         if saved.problem != watch.attempt.checkpoint_problem:
             fields["checkpoint_problem"] = saved.problem
         if saved.wish.is_asked:
-            self._is_ready_to_move = not saved.problem
+            self._saved_for_move = None if saved.problem else saved.wish.move_asked_at
             fields |= {"checkpoint_asked_at": None}
         if fields:
             watch.supervisor.save(**fields)

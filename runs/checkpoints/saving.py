@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import structlog
@@ -43,8 +44,9 @@ logger = structlog.get_logger(__name__)
 
 # Rows of checkpoints that are dropped, for each run: enough to see how often they were made.
 DROPPED_REMEMBERED = 100
-# Ours in an attempt's folder; containers do not see it.
-COPY = "saving"
+# Ours in an attempt's folder; containers do not see it. Each supervisor has its own: one that was
+# frozen and replaced removes no other's.
+COPIES = "saving-"
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Wish:
     step: int | None = None
     # A person asked; the answer is written to the row.
     is_asked: bool = False
+    # When the move was asked that this save is for, as it stood when the save began.
+    move_asked_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ class Saver:
         self.attempt = attempt
         self.token = token
         self.workspace = Workspace.for_attempt(attempt.pk)
+        self.copy = self.workspace.root / f"{COPIES}{token.hex}"
         self.folders = manifest.saved_folders
         self.host = host
         self.freeze = freeze
@@ -104,10 +109,12 @@ class Saver:
         except (TooMuch, Restless, OSError, EngineFailure) as error:
             return Saved(wish, problem=str(error), seconds=time.monotonic() - began)
         finally:
-            remove_tree(self.workspace.root / COPY)
+            remove_tree(self.copy)
 
     def _save(self, wish: Wish, active_seconds: float, began: float) -> Checkpoint | None:
         self._remember()
+        for left in self.workspace.root.glob(f"{COPIES}*"):
+            remove_tree(left)
         copy = self._copy(wish)
         if self._last and {each.path: each.seen for each in self._last.entries} == copy.look.seen:
             self._holds(wish.step)
@@ -166,7 +173,7 @@ class Saver:
             return files.copy_aside(
                 self.workspace.root,
                 self.folders,
-                self.workspace.root / COPY,
+                self.copy,
                 known=self._same,
                 refuse=lambda seen: refusal(seen, quota_bytes=settings.CHECKPOINT_QUOTA_BYTES),
                 freeze=self.freeze,
@@ -198,12 +205,14 @@ class Saver:
 
     def _thin_out(self) -> None:
         """Drop what is too old, then the blobs that nothing needs any more."""
+        # Before it is proved that this process still holds the run.
+        among = store.stored(self.attempt.run_id)
         kept = self._patiently(lambda: drop_old(self.attempt, self.token))
         for key in set(self._sound) - set(kept):
             del self._sound[key]
         if set(kept) <= set(self._sound):
             used = {name for each in self._sound.values() for name in each.blobs()}
-            store.remove_unused(self.attempt.run_id, used, kept.values())
+            store.remove_unused(self.attempt.run_id, used, kept.values(), among=among)
 
     def _patiently[T](self, act: Callable[[], T]) -> T:
         return patiently(act, tick=self._stay, what="checkpoint")

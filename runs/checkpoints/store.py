@@ -184,25 +184,36 @@ def _blob(run: int, chunk: Chunk, path: str) -> bytes:
 # ------------------------------------------------------------------------------ removing
 
 
-def remove_unused(run: int, used: Iterable[str], manifests: Iterable[str]) -> int:
-    """Remove the run's blobs and manifests but these; the number removed. Repeatable."""
+def stored(run: int) -> set[str]:
+    """The paths of the run's blobs and manifests."""
     folder = folder_of(run)
-    keep = {f"{folder}/blobs/{name}" for name in used} | set(manifests)
-    removed = 0
+    found: set[str] = set()
     for where in (f"{folder}/blobs", folder):
         try:
             _, files = default_storage.listdir(where)
         except FileNotFoundError:
             continue
-        for name in files:
-            if f"{where}/{name}" not in keep:
-                default_storage.delete(f"{where}/{name}")
-                removed += 1
-    return removed
+        found |= {f"{where}/{name}" for name in files}
+    return found
+
+
+def remove_unused(
+    run: int, used: Iterable[str], manifests: Iterable[str], *, among: Iterable[str]
+) -> int:
+    """Remove blobs and manifests but these; the number removed. Repeatable.
+
+    Only `among` what was stored while the caller held the run: it may have been replaced since,
+    and what has come after that is another's.
+    """
+    keep = {f"{folder_of(run)}/blobs/{name}" for name in used} | set(manifests)
+    needless = set(among) - keep
+    for path in needless:
+        default_storage.delete(path)
+    return len(needless)
 
 
 def remove_all(run: int) -> None:
-    remove_unused(run, (), ())
+    remove_unused(run, (), (), among=stored(run))
     # Empty folders are a thing of file systems; elsewhere this says that there is nothing.
     for where in (f"{folder_of(run)}/blobs", folder_of(run)):
         default_storage.delete(where)

@@ -115,19 +115,18 @@ class Verdict:
     cut_short: bool = False
 
 
-def verdict(end: AttemptEnd, *, tries_left: int, has_any_submission: bool = False) -> Verdict:
+def verdict(end: AttemptEnd, *, tries_left: int) -> Verdict:
     """Seal an attempt. The order matters: an early submission must not turn a broken host into a
     score, and the exit code says little, since AIDE's start script ends with 0 after a failure.
 
-    `tries_left` counts the infrastructure tries that remain after this one. `has_any_submission`:
-    a submission of an earlier attempt since the last restart from zero can be graded.
+    `tries_left` counts the infrastructure tries that remain after this one.
     """
     if end.cancelled:
         return Verdict(Outcome.CANCELLED, Cause.CANCELLED)
     if end.goes_on_from_checkpoint:
         return Verdict(Outcome.CONTINUED, end.cause)
     if end.cause and is_infrastructure(end.cause) and not end.ended_by_itself:
-        if not tries_left and (end.has_submission or has_any_submission):
+        if not tries_left and end.has_submission:
             return Verdict(Outcome.GRADED, end.cause, cut_short=True)
         return Verdict(Outcome.INFRASTRUCTURE_FAILED, end.cause)
     if end.has_submission:

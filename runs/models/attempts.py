@@ -408,7 +408,7 @@ class Attempt(models.Model):
                     )
             elif sealed.outcome == Outcome.CONTINUED:
                 run.queue_attempt(
-                    by=by, resumed_from=self, overrides=self.overrides_for_the_next(None)
+                    by=by, resumed_from=self, overrides=self.overrides_for_the_next(sealed.cause)
                 )
 
     def release(self, *, token: uuid.UUID, by: str) -> None:
@@ -464,9 +464,9 @@ class Attempt(models.Model):
 
     def overrides_for_the_next(self, cause: Cause | None) -> Overrides:
         """What was asked for this attempt holds for those that follow by themselves, but nobody
-        waits for a host that is gone."""
-        asked = self.asked
-        return replace(asked, host=None) if cause == Cause.HOST_LOST else asked
+        waits for a host that is gone, or that somebody moved it off."""
+        leaves_host = cause in (Cause.HOST_LOST, Cause.MOVED)
+        return replace(self.asked, host=None) if leaves_host else self.asked
 
     # ---------------------------------------------------------------- checkpoints
 
@@ -478,6 +478,14 @@ class Attempt(models.Model):
                 raise Replaced(f"Another supervisor holds {self}.")
             last = self.checkpoints.aggregate(models.Max("number"))["number__max"] or 0
             return Checkpoint.objects.create(attempt=self, number=last + 1, **fields)
+
+    def active_seconds_by(self, now: datetime) -> float | None:
+        """Of the agent: as it was counted, or while it runs since it started, less its pauses."""
+        if self.state == State.RUNNING and self.agent_started_at:
+            passed = (now - self.agent_started_at).total_seconds()
+            own = max(0.0, passed - self.paused_seconds - self.down_seconds)
+            return max(self.charged_seconds + own, self.active_seconds)
+        return self.active_seconds or None
 
     def lineage(self) -> "list[Attempt]":
         """This attempt and those that it goes on from, newest first. Costs one query."""

@@ -15,8 +15,10 @@ from runs.core.states import Outcome, RunState, State
 from runs.models.attempts import Attempt, Run
 from runs.models.base import Replaced
 from runs.models.history import Move
-from runs.models.results import GradingReport
+from runs.models.results import GradingReport, SubmissionSnapshot
 
+# Causes of an attempt that is sealed without anybody having collected what it left.
+UNCOLLECTED = (Cause.HOST_LOST, Cause.PRODUCT_ERROR)
 OVER = (RunState.FINISHED, RunState.FAILED, RunState.CANCELLED)
 # Of an attempt whose grader failed, what the new one has: all that says what the agent did.
 KEPT = (
@@ -185,12 +187,13 @@ class RegradeJob(models.Model):
 def target_of(run: Run) -> Attempt | None:
     """The attempt that a re-grade of this run is about; None: it has not ended, or has no result.
 
-    One whose grader failed goes first: its agent's work has no report yet.
+    One whose grader failed, or that was lost after its last try, goes first: its agent's work has
+    no report yet.
     """
     if run.state not in OVER:
         return None
     newest = run.newest_attempt()
-    if grader_failed(newest):
+    if grader_failed(newest) or was_lost(newest):
         return newest
     return run.counted
 
@@ -199,18 +202,32 @@ def grader_failed(attempt: Attempt) -> bool:
     return attempt.outcome == Outcome.INFRASTRUCTURE_FAILED and attempt.cause == Cause.GRADER_FAILED
 
 
-def graded_in_place_of(attempt: Attempt, *, by: str) -> Attempt:
-    """A new attempt, ended and graded, of one whose grader had failed; an ended one never changes.
+def was_lost(attempt: Attempt) -> bool:
+    """Whether nobody could collect it, no try follows, and a submission was copied aside in time.
 
-    Only inside a transaction that holds the run.
+    Whether one of those is valid is the grader's to say.
     """
+    if attempt.outcome != Outcome.INFRASTRUCTURE_FAILED or attempt.cause not in UNCOLLECTED:
+        return False
+    return (
+        SubmissionSnapshot.objects.filter(attempt__in=attempt.lineage()).exclude(path="").exists()
+    )
+
+
+def graded_in_place_of(attempt: Attempt, *, by: str) -> Attempt:
+    """A new attempt, ended and graded, of one whose grader had failed or that was lost.
+
+    An ended one never changes. Only inside a transaction that holds the run.
+    """
+    cut_short = was_lost(attempt)
+    why = "it was lost with no try left" if cut_short else "the grader had failed"
     made = Attempt.objects.create(
         run=attempt.run,
         number=attempt.number + 1,
         state=State.ENDED,
         outcome=Outcome.GRADED,
-        cause_detail=f"Graded again: the grader had failed after attempt {attempt.number}, "
-        "which has the log.",
+        cause=attempt.cause if cut_short else "",
+        cause_detail=f"Graded in place of attempt {attempt.number}, which has the log: {why}.",
         queued_at=attempt.queued_at,
         # All of its time was the other's: sums over attempts count it once.
         charged_seconds=attempt.active_seconds,

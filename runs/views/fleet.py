@@ -18,12 +18,12 @@ from mlebench_web.catalog.models import Checkout
 from mlebench_web.fleet import hosts
 from mlebench_web.fleet.models import Gpu, Host
 from mlebench_web.http import SignedInRequest
-from runs import aside, contact, draining
+from runs import aside, contact, draining, resuming
 from runs.charts import bar
 from runs.core.states import SUPERVISED
 from runs.models import Attempt, GpuLease
 from runs.templatetags.fleet import disk_share
-from runs.templatetags.show import count_of, gib
+from runs.templatetags.show import count_of, duration, gib
 from runs.templatetags.show import size as in_bytes
 
 RECENT = 25
@@ -67,9 +67,13 @@ def fleet(request: SignedInRequest) -> HttpResponse:
     lost = lost_by_host(now)
     held = Q(attempts__released_at__isnull=True, attempts__state__in=SUPERVISED)
     rows = []
-    for host in Host.objects.annotate(at_work=Count("attempts", filter=held)).prefetch_related(
-        Prefetch("gpus", gpus)
-    ):
+    found = list(
+        Host.objects.annotate(at_work=Count("attempts", filter=held)).prefetch_related(
+            Prefetch("gpus", gpus)
+        )
+    )
+    left = draining.longest_left_by_host(found)
+    for host in found:
         present = [gpu for gpu in host.gpus.all() if gpu.is_present]
         rows.append(
             {
@@ -86,6 +90,7 @@ def fleet(request: SignedInRequest) -> HttpResponse:
                 "disk": _disk(host),
                 # When the leases of its runs expired, the longest first.
                 "lost": lost[host.pk],
+                "left": left.get(host.pk),
             }
         )
     context = {
@@ -123,6 +128,7 @@ def host_page(request: SignedInRequest, name: str) -> HttpResponse:
         # containerd names its own shims as runtimes too; nobody chooses among those.
         "runtimes": [name for name in host.engine_runtimes if not name.startswith("io.")],
         "at_work": at_work,
+        "left": draining.longest_left(host),
         "recent": attempts.exclude(state__in=SUPERVISED).order_by("-ended_at")[:RECENT],
         "prepared": host.prepared.select_related("competition").order_by("competition__name"),
         "no_drain": reason_against(request.user, "fleet.drain"),
@@ -138,14 +144,21 @@ def drain(request: SignedInRequest, name: str) -> HttpResponse:
     host = _host_to_change(request, name)
     move = bool(request.POST.get("move"))
     if draining.drain(host, by=request.user, move=move):
-        left = "What can go on elsewhere is saved and moved; the rest finishes here."
-        messages.success(
-            request,
-            f"{host} takes no new runs. {left if move else 'It finishes what it has.'}",
-        )
+        messages.success(request, f"{host} takes no new runs. {_what_follows(host, move=move)}")
     else:
         messages.info(request, f"{host} is draining already.")
+    if move and (refused := resuming.not_moved(host)):
+        messages.warning(request, resuming.words_of_not_moved(refused))
     return redirect("host", name)
+
+
+def _what_follows(host: Host, *, move: bool) -> str:
+    """What becomes of the runs of a host that drains, and when it is empty at the latest."""
+    left = draining.longest_left(host)
+    if left is None:
+        return "It has no run."
+    rest = "What can go on elsewhere is saved and moved; the rest" if move else "What it has"
+    return f"{rest} is finished after at most {duration(left)} of agent time."
 
 
 @require_POST

@@ -98,12 +98,22 @@ def plan(request: SignedInRequest) -> HttpResponse:
     context: dict[str, Any] = {
         "section": "runs",
         "plan": made,
+        "no_resume": made.no_resume,
+        "resume_note": _resume_note(made),
         "ids": ",".join(str(run.pk) for run in made.runs),
         "listed": made.runs[:LISTED_IN_PLAN],
         "more": max(0, len(made.runs) - LISTED_IN_PLAN),
         "host_names": list(Host.objects.values_list("name", flat=True)),
     }
     return render(request, "runs/ops_plan.html", context)
+
+
+def _resume_note(made: mass_rerun.Plan) -> str:
+    """How many of them a resume takes up, and what becomes of the others."""
+    note = f"{made.resumable} of {count_of(len(made.runs), 'run')} can be resumed now"
+    if made.used_up:
+        note += f", {made.used_up} more within a larger time limit"
+    return f"{note}; what cannot be resumed is restarted from zero."
 
 
 def _chosen(asked: QueryDict) -> set[int]:
@@ -125,6 +135,7 @@ def start(request: SignedInRequest) -> HttpResponse:
             made.runs,
             by=request.user,
             reason=request.POST.get("reason", ""),
+            mode=request.POST.get("mode") or "restart",
             overrides=overrides,
         )
     except (mass_rerun.TooMany, submit.NotRerunnable) as refused:
@@ -136,12 +147,17 @@ def start(request: SignedInRequest) -> HttpResponse:
         if requeue:
             messages.success(
                 request,
-                f"{count_of(len(requeue.tries_before), 'run')} queued again. While they wait it "
-                "can be undone, below.",
+                f"{count_of(len(requeue.tries_before), 'run')} queued again{_resumed(requeue)}. "
+                "While they wait it can be undone, below.",
             )
         else:
             messages.info(request, "They are queued or at work already.")
     return redirect("failed_runs")
+
+
+def _resumed(requeue: Requeue) -> str:
+    count = requeue.attempts.filter(resumed_from__isnull=False).count()
+    return f", {count} of them from a checkpoint" if count else ""
 
 
 @require_POST

@@ -129,7 +129,7 @@ def run_page(request: SignedInRequest, pk: int) -> HttpResponse:
     }
     context["steps"] = steps.overview(
         attempts,
-        active_seconds=_active_seconds(attempts[-1], hosts.now()),
+        active_seconds=attempts[-1].active_seconds_by(hosts.now()),
         want_all=request.GET.get("steps") == "all",
     )
     if request.htmx and request.htmx.target == "log":
@@ -182,7 +182,7 @@ def _state(run: Run, attempts: list[Attempt], shown: Attempt) -> dict[str, objec
         **_checkpoints(attempts, shown),
         **_grading_again(run),
         "phases": _phases(shown, now),
-        "active_seconds": _active_seconds(newest, now),
+        "active_seconds": newest.active_seconds_by(now),
         "hardware": hardware_words(shown.hardware),
         "hardware_rows": _hardware(run, shown),
         "counted": counted,
@@ -217,8 +217,15 @@ def _checkpoints(attempts: list[Attempt], shown: Attempt) -> dict[str, object]:
             numbers.get(shown.restored_checkpoint.attempt_id) if shown.restored_checkpoint else None
         ),
         "can_checkpoint": newest.state == State.RUNNING and resuming.can_resume(newest),
-        "no_resume": resuming.why_not_resumable(newest) if newest.is_ended else "",
+        **_resuming(newest),
     }
+
+
+def _resuming(newest: Attempt) -> dict[str, str]:
+    """Why it cannot be resumed, or can with a larger limit alone: the same dialog offers that."""
+    why = resuming.why_not_resumable(newest) if newest.is_ended else ""
+    is_used_up = resuming.is_used_up(why)
+    return {"no_resume": "" if is_used_up else why, "used_up": why if is_used_up else ""}
 
 
 def _grading_again(run: Run) -> dict[str, object]:
@@ -278,18 +285,9 @@ def _thresholds(run: Run, report: GradingReport | None) -> Thresholds:
     )
 
 
-def _active_seconds(attempt: Attempt, now: datetime) -> float | None:
-    """Of the agent: as it was counted, or while it runs since it started, less its pauses."""
-    if attempt.state == State.RUNNING and attempt.agent_started_at:
-        passed = (now - attempt.agent_started_at).total_seconds()
-        own = max(0.0, passed - attempt.paused_seconds - attempt.down_seconds)
-        return max(attempt.charged_seconds + own, attempt.active_seconds)
-    return attempt.active_seconds or None
-
-
 def _own_seconds(attempt: Attempt, now: datetime) -> float | None:
     """Of this attempt alone: without what it was charged for those that it goes on from."""
-    active = _active_seconds(attempt, now)
+    active = attempt.active_seconds_by(now)
     return None if active is None else max(0.0, active - attempt.charged_seconds)
 
 

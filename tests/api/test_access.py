@@ -242,6 +242,13 @@ def test_an_admin_drains_and_undrains_a_host(admin_api: ApiClient, lab: Host) ->
     assert [entry.action for entry in AuditEntry.objects.order_by("pk")] == ["drain", "undrain"]
 
 
+def test_draining_says_how_long_it_takes_at_most(admin_api: ApiClient, lab: Host) -> None:
+    assert admin_api.send("hosts/box-1/drain")[1]["longest_left_seconds"] is None
+    factories.make_run(state=State.STARTING, host=lab)
+
+    assert admin_api.send("hosts/box-1/drain")[1]["longest_left_seconds"] == 24 * 3600
+
+
 def test_an_admin_uses_a_host_again(admin_api: ApiClient, lab: Host) -> None:
     Host.objects.update(put_aside="three failed")
 

@@ -72,16 +72,21 @@ def test_a_restart_goes_on_from_nothing(api: ApiClient, group: RunGroup) -> None
 
 
 @pytest.mark.parametrize(
-    ("fields", "why"),
+    ("fields", "why", "field"),
     [
-        pytest.param(None, "it has no checkpoint", id="none"),
-        pytest.param({"path": ""}, "it has no checkpoint", id="dropped"),
-        pytest.param({"fault": "half of it"}, "it has no checkpoint", id="corrupt"),
-        pytest.param({"active_seconds": 1e9}, "its time limit is used up", id="no time"),
+        pytest.param(None, "it has no checkpoint", "mode", id="none"),
+        pytest.param({"path": ""}, "it has no checkpoint", "mode", id="dropped"),
+        pytest.param({"fault": "half of it"}, "it has no checkpoint", "mode", id="corrupt"),
+        pytest.param(
+            {"active_seconds": 25 * 3600},
+            "its time limit is used up (25 of 24 h)",
+            "overrides.time_limit_s",
+            id="no time",
+        ),
     ],
 )
 def test_a_run_that_cannot_be_resumed_is_named_and_none_is_queued(
-    api: ApiClient, group: RunGroup, fields: dict[str, object] | None, why: str
+    api: ApiClient, group: RunGroup, fields: dict[str, object] | None, why: str, field: str
 ) -> None:
     other, run = lost_run(group), lost_run(group, seed=1)
     saved(other)
@@ -91,9 +96,65 @@ def test_a_run_that_cannot_be_resumed_is_named_and_none_is_queued(
     status, answer = api.send(f"run-groups/{group.pk}/rerun", {"which": "failed", "mode": "resume"})
 
     assert status == 422
-    assert answer["errors"][0]["field"] == "mode"
+    assert answer["errors"][0]["field"] == field
     assert f"run {run.pk} ({run}): {why}" in answer["errors"][0]["message"]
     assert not Attempt.objects.filter(state=State.QUEUED).exists()
+
+
+@pytest.mark.parametrize(
+    ("asked_before", "asked", "status"),
+    [
+        pytest.param({}, {"time_limit_s": 26 * 3600}, 200, id="a larger one"),
+        pytest.param({}, {"time_limit_s": 25 * 3600}, 422, id="not larger than what is used"),
+        pytest.param({}, {}, 422, id="the group's"),
+        pytest.param({"time_limit_s": 26 * 3600}, {}, 422, id="not the last attempt's"),
+    ],
+)
+def test_the_time_limit_that_applies_is_the_one_that_is_asked_for(
+    api: ApiClient,
+    group: RunGroup,
+    asked_before: dict[str, object],
+    asked: dict[str, object],
+    status: int,
+) -> None:
+    run = lost_run(group)
+    Attempt.objects.update(overrides=asked_before)
+    saved(run, active_seconds=25 * 3600)
+
+    said, _ = api.send(f"runs/{run.pk}/rerun", {"mode": "resume", "overrides": asked})
+
+    assert said == status
+    newest = run.newest_attempt()
+    assert (newest.resumed_from is not None) == (status == 200)
+
+
+def test_the_page_offers_a_resume_where_only_the_time_is_used_up(
+    page: Client, group: RunGroup
+) -> None:
+    run = lost_run(group)
+    saved(run, active_seconds=24 * 3600)
+
+    shown = page.get(f"/runs/{run.pk}/").content.decode()
+    assert 'value="resume">' in shown
+    assert "its time limit is used up (24 of 24 h)" in shown
+    refused = page.post(f"/runs/{run.pk}/rerun/", {"mode": "resume"}, follow=True)
+    assert "Write a larger &quot;Time limit, hours&quot;" in refused.content.decode()
+    assert run.newest_attempt().number == 1
+    page.post(f"/runs/{run.pk}/rerun/", {"mode": "resume", "time_limit_hours": "30"})
+
+    assert run.newest_attempt().resumed_from is not None
+
+
+def test_the_shell_names_the_option_of_the_time_limit(group: RunGroup) -> None:
+    run = lost_run(group)
+    saved(run, active_seconds=24 * 3600)
+    words = ("rerun", str(group.pk), "--which", "failed", "--mode", "resume")
+
+    with pytest.raises(CommandError, match=r"^--time-limit-hours: Cannot be resumed within"):
+        call_command(*words, stdout=StringIO())
+    call_command(*words, "--time-limit-hours", "30", stdout=StringIO())
+
+    assert run.newest_attempt().resumed_from is not None
 
 
 def test_an_older_attempts_checkpoint_is_found_through_the_one_that_went_on_from_it(
@@ -189,13 +250,16 @@ def test_checkpoints_are_listed_with_what_became_of_them(api: ApiClient, group: 
 def test_draining_with_move_asks_those_that_can_go_on(
     admin_api: ApiClient, group: RunGroup, lab: Host
 ) -> None:
+    factories.make_host("box-2")
     can = factories.make_run(group, state=State.RUNNING, host=lab)
     dummies = factories.make_group(agent=factories.make_agent("dummy", is_builtin=False))
     cannot = factories.make_run(dummies, state=State.RUNNING, host=lab)
 
-    status, _ = admin_api.send(f"hosts/{lab.name}/drain", {"move": True})
+    status, answer = admin_api.send(f"hosts/{lab.name}/drain", {"move": True})
 
     assert status == 200
+    why = "dummy cannot go on from a checkpoint"
+    assert answer["not_moved"] == [{"run": cannot.pk, "why": why}]
     assert can.newest_attempt().move_asked_by == "ada"
     assert cannot.newest_attempt().move_asked_at is None
     lab.refresh_from_db()
@@ -205,12 +269,44 @@ def test_draining_with_move_asks_those_that_can_go_on(
 def test_draining_without_move_moves_nothing(
     admin_api: ApiClient, group: RunGroup, lab: Host
 ) -> None:
+    factories.make_host("box-2")
     run = factories.make_run(group, state=State.RUNNING, host=lab)
 
-    admin_api.send(f"hosts/{lab.name}/drain")
+    _, answer = admin_api.send(f"hosts/{lab.name}/drain")
+    assert answer["not_moved"] == []
     assert run.newest_attempt().move_asked_at is None
     call_command("drain", lab.name, "--move", stdout=StringIO())
     assert run.newest_attempt().move_asked_at is not None
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        pytest.param(None, "none is online and in use", id="no other host"),
+        pytest.param({"is_draining": True}, "none is online and in use", id="drains too"),
+        pytest.param({"engine_id": ""}, "box-2: it has no container engine", id="too little"),
+    ],
+)
+def test_a_run_that_no_other_host_could_take_is_not_moved_and_says_why(
+    admin_api: ApiClient, group: RunGroup, lab: Host, other: dict[str, object] | None, why: str
+) -> None:
+    if other is not None:
+        factories.make_host("box-2", **other)
+    run = factories.make_run(group, state=State.RUNNING, host=lab)
+    why = f"no other host could take it ({why})"
+
+    _, answer = admin_api.send(f"hosts/{lab.name}/drain", {"move": True})
+    err = StringIO()
+    call_command("drain", lab.name, "--move", stdout=StringIO(), stderr=err)
+    client = Client()
+    client.force_login(User.objects.get(username="ada"))
+    page = client.post(f"/fleet/{lab.name}/drain/", {"move": "1"}, follow=True)
+
+    assert answer["not_moved"] == [{"run": run.pk, "why": why}]
+    said = f"Not moved, they go on here: run {run.pk} ({run}): {why}."
+    assert said in err.getvalue()
+    assert said in page.content.decode()
+    assert run.newest_attempt().move_asked_at is None
 
 
 # ------------------------------------------------------------------------------ the page

@@ -121,14 +121,6 @@ def test_the_verdict(end: AttemptEnd, tries_left: int, expected: Verdict) -> Non
     assert verdict(end, tries_left=tries_left) == expected
 
 
-def test_a_submission_of_an_earlier_attempt_counts_when_no_try_is_left() -> None:
-    end = AttemptEnd(cause=Cause.HOST_LOST)
-
-    assert verdict(end, tries_left=0, has_any_submission=True) == Verdict(
-        Outcome.GRADED, Cause.HOST_LOST, cut_short=True
-    )
-
-
 def test_an_attempt_only_moves_forward() -> None:
     order = list(State)
 

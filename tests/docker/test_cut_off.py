@@ -412,15 +412,15 @@ def test_a_start_gives_up_on_a_silent_engine_at_its_limit(
 def test_an_outage_in_the_middle_of_a_step_repeats_the_step_and_starts_nothing_twice(
     road: Road, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = worker.Supervisor.hardware
+    real = worker.specification.hardware_of
     failures = iter([OperationalError("gone"), OperationalError("gone")])
 
-    def hardware(supervisor: worker.Supervisor) -> dict[str, object]:
+    def hardware_of(attempt: Attempt) -> dict[str, object]:
         if failure := next(failures, None):
             raise failure
-        return real(supervisor)
+        return real(attempt)
 
-    monkeypatch.setattr(worker.Supervisor, "hardware", hardware)
+    monkeypatch.setattr(worker.specification, "hardware_of", hardware_of)
 
     attempt = road.run(f"echo once; {PERFECT}")
 

@@ -264,6 +264,17 @@ def test_drain_and_undrain(lab: Host) -> None:
     assert [entry.action for entry in AuditEntry.objects.order_by("pk")] == ["drain", "undrain"]
 
 
+def test_drain_says_how_long_it_takes_at_most(lab: Host) -> None:
+    assert manage("drain", "box-1") == ("0\n", "")
+    began = timezone.now() - timedelta(hours=18, minutes=40, seconds=1)
+    factories.make_run(state=State.RUNNING, host=lab, began=began)
+
+    out, err = manage("drain", "box-1")
+
+    assert out == "1\n"
+    assert err == "What it has is finished after at most 5 h 20 of agent time.\n"
+
+
 def test_drain_of_an_unknown_host_lists_the_known(lab: Host) -> None:
     assert str(refusal("drain", "x")) == "HOST: There is no host 'x'. Allowed: box-1."
 

@@ -9,7 +9,8 @@ from django.utils import timezone
 from mlebench_web.accounts.models import AuditEntry, Role
 from mlebench_web.fleet.models import Gpu, Host
 from runs.core.states import State
-from tests.factories import make_host, make_user
+from runs.models import Run
+from tests.factories import make_host, make_run, make_user
 from tests.web.conftest import World, signed_in
 from tests.web.pages import get
 
@@ -68,6 +69,56 @@ def test_an_admin_drains_and_undrains(world: World) -> None:
 
     assert not Host.objects.get(name="box-1").is_draining
     assert list(AuditEntry.objects.values_list("action", flat=True)) == ["undrain", "drain"]
+
+
+def five_hours_left(host: Host) -> None:
+    """A run with 5 h 20 of its 24 h left, and one with less."""
+    began = timezone.now() - timedelta(hours=18, minutes=40, seconds=1)
+    make_run(state=State.RUNNING, host=host, began=began)
+    make_run(state=State.RUNNING, host=host, began=began - timedelta(hours=3))
+
+
+@pytest.mark.parametrize("path", ["fleet", "host"])
+def test_draining_says_how_long_it_takes_before_it_is_confirmed(path: str) -> None:
+    host, idle = make_host("box-1"), make_host("box-2")
+    five_hours_left(host)
+    client = signed_in(make_user("ada", role=Role.ADMIN))
+
+    page = get(client, reverse(path, args=["box-1"] if path == "host" else []))
+
+    dialog = page.with_id(f"drain-{host.pk}")
+    assert "that takes at most 5 h 20 of agent time." in dialog.text
+    assert page.check() == []
+    opens = [
+        tag.text for tag in page.tags if tag.attributes.get("popovertarget") == f"drain-{host.pk}"
+    ]
+    assert opens == ["Drain…", "Leave"]
+    if path == "fleet":
+        assert "No agent is at work on it now." in page.with_id(f"drain-{idle.pk}").text
+
+
+def test_a_draining_host_says_how_long_it_takes() -> None:
+    host = make_host("box-1")
+    five_hours_left(host)
+    client = signed_in(make_user("ada", role=Role.ADMIN))
+    address = reverse("host", args=["box-1"])
+
+    def note() -> str:
+        return next(
+            tag.text
+            for tag in get(client, address).tags
+            if tag.attributes.get("class") == "note info"
+        )
+
+    answer = client.post(reverse("drain", args=["box-1"]), follow=True).content.decode()
+    assert "What it has is finished after at most 5 h 20 of agent time." in answer
+    assert note().endswith("What it has is finished after at most 5 h 20 of agent time.")
+    moved = client.post(reverse("drain", args=["box-1"]), {"move": "1"}, follow=True)
+    assert f"drain-{host.pk}" not in moved.content.decode(), "nothing left to confirm"
+
+    Run.objects.all().delete()
+
+    assert note() == "DrainingIt takes no new runs, and has none left."
 
 
 @pytest.mark.parametrize("role", [Role.VIEWER, Role.RESEARCHER, Role.LEAD])

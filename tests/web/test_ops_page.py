@@ -6,7 +6,7 @@ from django.urls import reverse
 from mlebench_web.accounts.models import Role
 from runs.core.failures import Cause
 from runs.core.states import Outcome, State
-from runs.models import Attempt, Requeue, Run
+from runs.models import Attempt, Checkpoint, Requeue, Run
 from tests.factories import make_competition, make_group, make_host, make_run, make_user
 from tests.web.conftest import World, signed_in
 from tests.web.pages import get
@@ -94,6 +94,35 @@ def test_all_that_match_are_queued_and_taken_back(world: World) -> None:
     assert [run.newest_attempt().cause for run in runs] == [Cause.ENGINE_ERROR] * 3
     shown = client.get(runs[0].get_absolute_url()).content.decode()
     assert "The container engine refused." in shown, "the page shows the failure again"
+
+
+def test_an_admin_resumes_those_that_can_be(world: World) -> None:
+    can, cannot = broken(2)
+    client = signed_in(world.admin)
+    ids = {"run": [can.pk, cannot.pk]}
+    plan = client.post(reverse("plan_rerun"), ids).content.decode()
+    assert "It cannot be resumed: none of them has a checkpoint." in plan
+    Checkpoint.objects.create(
+        attempt=can.newest_attempt(),
+        number=1,
+        active_seconds=60,
+        files=1,
+        size=1,
+        added_bytes=1,
+        save_seconds=0.1,
+        path="checkpoints/1.json",
+        digest="0" * 64,
+    )
+
+    plan = client.post(reverse("plan_rerun"), ids).content.decode()
+    asked = {"ids": f"{can.pk},{cannot.pk}", "mode": "resume"}
+    answer = client.post(reverse("start_rerun"), asked, follow=True)
+
+    assert "1 of 2 runs can be resumed now" in plan
+    assert 'name="mode" value="resume">' in plan
+    assert "2 runs queued again, 1 of them from a checkpoint." in answer.content.decode()
+    assert can.newest_attempt().resumed_from is not None
+    assert cannot.newest_attempt().resumed_from is None
 
 
 def test_an_agents_own_failure_asks_for_a_reason(world: World) -> None:

@@ -343,6 +343,23 @@ def test_what_verifies_a_checkpoint_is_one_guard(
     assert len((restored(manifest, tmp_path / "off") / "ckpt/x").read_bytes()) < 1000
 
 
+def test_one_that_was_replaced_removes_nothing_that_came_after(root: Path, tmp_path: Path) -> None:
+    """A supervisor that stood still between its proof and its sweep."""
+    (root / "ckpt/x").write_text("first")
+    first, _ = saved(root)
+    checkpoint_store.write_manifest(RUN, first)
+    among = checkpoint_store.stored(RUN)
+    (root / "ckpt/x").write_text("second")
+    second, _ = saved(root, first)
+    new, digest = checkpoint_store.write_manifest(RUN, second)
+
+    checkpoint_store.remove_unused(RUN, (), (), among=among)
+
+    manifest = checkpoint_store.read_manifest(new, digest, roots=ROOTS)
+    assert (restored(manifest, tmp_path / "back") / "ckpt/x").read_text() == "second"
+    checkpoint_store.remove_all(RUN)
+
+
 def test_what_nothing_needs_is_removed_and_the_rest_stays(root: Path, tmp_path: Path) -> None:
     (root / "ckpt/x").write_text("first")
     first, _ = saved(root)
@@ -351,7 +368,8 @@ def test_what_nothing_needs_is_removed_and_the_rest_stays(root: Path, tmp_path: 
     second, _ = saved(root, first)
     new, digest = checkpoint_store.write_manifest(RUN, second)
 
-    assert checkpoint_store.remove_unused(RUN, second.blobs(), [new]) == 2
+    among = checkpoint_store.stored(RUN)
+    assert checkpoint_store.remove_unused(RUN, second.blobs(), [new], among=among) == 2
 
     assert not default_storage.exists(old)
     manifest = checkpoint_store.read_manifest(new, digest, roots=ROOTS)

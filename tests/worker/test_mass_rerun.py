@@ -8,9 +8,10 @@ from django.utils import timezone
 from mlebench_web.accounts.models import AuditEntry, User
 from runs import mass_rerun, queue, submit
 from runs.core.failures import Cause
+from runs.core.overrides import Overrides
 from runs.core.states import Outcome, Result, RunState, State
 from runs.mass_rerun import Filters
-from runs.models import Attempt, Requeue, Run
+from runs.models import Attempt, Checkpoint, Requeue, Run
 from tests import factories
 
 pytestmark = pytest.mark.django_db
@@ -89,6 +90,83 @@ def test_a_plan_says_how_many_and_how_long_and_changes_nothing(db: None) -> None
     assert (len(plan.runs), plan.skipped, plan.needs_reason) == (3, 1, 1)
     # 2 h each as the median of what finished, 10 h as its limit.
     assert (plan.expected_hours, plan.guessed) == (14, 1)
+    assert Requeue.objects.count() == 0
+
+
+def saved(run: Run, *, hours: float = 1) -> Run:
+    """A run with a checkpoint after so many hours of work."""
+    Checkpoint.objects.create(
+        attempt=run.newest_attempt(),
+        number=1,
+        active_seconds=hours * 3600,
+        files=1,
+        size=1,
+        added_bytes=1,
+        save_seconds=0.1,
+        path=f"checkpoints/{run.pk}/1.json",
+        digest="0" * 64,
+    )
+    return run
+
+
+def test_a_plan_says_how_many_a_resume_would_take_up(db: None) -> None:
+    saved(factories.make_run(state=State.RUNNING))
+    runs = [saved(broken()), saved(broken()), saved(broken(), hours=24), broken()]
+
+    plan = mass_rerun.plan([run.pk for run in runs])
+    without = mass_rerun.plan([runs[-1].pk])
+
+    assert (plan.resumable, plan.used_up, plan.no_resume) == (2, 1, "")
+    assert (without.resumable, without.used_up) == (0, 0)
+    assert without.no_resume == "none of them has a checkpoint"
+
+
+def test_a_plan_of_many_looks_only_at_runs_with_a_checkpoint(
+    db: None, django_assert_max_num_queries: "object"
+) -> None:
+    runs = [saved(broken()), *(broken() for _ in range(30))]
+
+    with django_assert_max_num_queries(8):  # type: ignore[operator]
+        plan = mass_rerun.plan([run.pk for run in runs])
+
+    assert plan.resumable == 1
+
+
+def test_a_resume_of_many_restarts_what_has_no_checkpoint(admin: User) -> None:
+    can, used_up, cannot = saved(broken()), saved(broken(), hours=24), broken()
+    runs = [can, used_up, cannot]
+
+    requeue = mass_rerun.rerun(runs, by=admin, reason="mended", mode="resume")
+
+    assert requeue
+    assert requeue.attempts.count() == 3
+    assert [run.newest_attempt().resumed_from is not None for run in runs] == [True, False, False]
+    entry = AuditEntry.objects.get(action="rerun many")
+    assert entry.detail == {"runs": 3, "mode": "resume", "resumed": 1}
+    assert mass_rerun.undo(requeue, by=admin).withdrawn == 3
+
+
+def test_a_larger_limit_lets_many_go_on(admin: User) -> None:
+    run = saved(broken(), hours=24)
+
+    longer = Overrides(time_limit_s=30 * 3600)
+    mass_rerun.rerun([run], by=admin, reason="", mode="resume", overrides=longer)
+
+    assert run.newest_attempt().resumed_from is not None
+
+
+def test_many_are_restarted_unless_a_resume_is_asked_for(admin: User) -> None:
+    run = saved(broken())
+
+    mass_rerun.rerun([run], by=admin, reason="")
+
+    assert run.newest_attempt().resumed_from is None
+
+
+def test_a_mode_that_there_is_not_queues_nothing(admin: User) -> None:
+    with pytest.raises(submit.NotRerunnable, match="cannot 'rewind'"):
+        mass_rerun.rerun([broken()], by=admin, reason="", mode="rewind")
+
     assert Requeue.objects.count() == 0
 
 

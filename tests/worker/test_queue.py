@@ -11,6 +11,7 @@ from django.db import IntegrityError, OperationalError, connection, transaction
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from mlebench_web.catalog.models import Agent
 from mlebench_web.fleet import hosts
 from mlebench_web.fleet.models import Gpu, Host
 from runs import queue
@@ -360,6 +361,20 @@ def test_a_silent_host_is_lost_when_another_could_take_its_run(silent: Attempt, 
     assert (sealed.outcome, sealed.cause) == (Outcome.INFRASTRUCTURE_FAILED, Cause.HOST_LOST)
     assert sealed.released_at is None
     assert Run.objects.get().newest_attempt().state == State.QUEUED
+
+
+@pytest.mark.parametrize("accepts", [True, False])
+def test_a_privileged_run_of_a_lost_host_needs_another_that_accepts_it(
+    silent: Attempt, box: Host, accepts: bool
+) -> None:
+    Agent.objects.update(privileged=True)
+    Host.objects.filter(name="silent").update(accepts_privileged=True)
+    Host.objects.filter(pk=box.pk).update(accepts_privileged=accepts)
+
+    assert queue.another_host_could_take(silent) == accepts
+    sealed = queue.reap(calm())
+
+    assert [attempt.cause for attempt in sealed] == ([Cause.HOST_LOST] if accepts else [])
 
 
 def test_a_host_whose_service_still_answers_is_not_lost(silent: Attempt, box: Host) -> None:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,13 @@ from django.core.files.base import ContentFile
 from django.core.files.storage import default_storage
 from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
+from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from mlebench_web.accounts.models import AuditEntry
 from mlebench_web.catalog.models import Competition, Split
 from mlebench_web.fleet.models import Host
-from runs import layout, logs, regrading, submit
+from runs import layout, logs, queue, regrading, submit
 from runs.core.failures import Cause
 from runs.core.states import Outcome, Result, RunState, State
 from runs.models import Attempt, GradingReport, Regrade, RegradeJob, Replaced, Run, RunGroup
@@ -308,6 +310,73 @@ def test_a_run_that_was_killed_gets_its_last_valid_snapshot_once_the_grader_work
     assert (folder / "submission.as-left.csv").read_text() == "id,price\n1,"
     # The old attempt's own files are as they were.
     assert (layout.attempt_folder(failed) / layout.SUBMISSION).read_text() == "id,price\n1,"
+
+
+def lost(competition: Competition, tries: int, settings: Settings, text: str) -> Run:
+    """A run of which a submission was copied aside before its host went, for the last time?"""
+    settings.MAX_TRIES = tries
+    gone = make_host("gone")
+    run = make_run(
+        make_group(competitions=[competition]),
+        competition=competition,
+        state=State.RUNNING,
+        host=gone,
+        lease_until=timezone.now() - timedelta(hours=1),
+    )
+    attempt = run.newest_attempt()
+    path = default_storage.save("snapshots/lost.csv", ContentFile(text.encode()))
+    attempt.snapshots.create(active_seconds=5, digest="d", size=len(text), path=path)
+    assert queue.declare_lost(gone, by="ada") == [attempt]
+    run.refresh_from_db()
+    return run
+
+
+def test_a_run_that_was_lost_in_its_last_try_gets_the_score_of_what_was_copied_aside(
+    competition: Competition, jobs: RegradeJobs, settings: Settings
+) -> None:
+    run = lost(competition, 1, settings, FAIR)
+    assert run.state == RunState.FAILED
+
+    # Its host is gone; another one with the answers grades.
+    jobs.work()
+
+    run.refresh_from_db()
+    made = run.newest_attempt()
+    assert (run.state, run.result, run.score) == (RunState.FINISHED, Result.BRONZE, 0.25)
+    assert run.is_cut_short
+    assert run.counted == made
+    assert (made.outcome, made.cause) == (Outcome.GRADED, Cause.HOST_LOST)
+    first = run.attempts.get(number=1)
+    assert (first.outcome, first.cause) == (Outcome.INFRASTRUCTURE_FAILED, Cause.HOST_LOST)
+    assert (layout.run_folder(run) / layout.SUBMISSION).read_text() == FAIR
+    # It may be run again as freely as an infrastructure failure.
+    submit.rerun([run], by=None)
+    assert run.attempts.count() == 3
+
+
+def test_a_run_that_was_lost_without_a_valid_copy_stays_failed(
+    competition: Competition, jobs: RegradeJobs, settings: Settings
+) -> None:
+    run = lost(competition, 1, settings, "id,price\n1,")
+
+    jobs.work()
+
+    run.refresh_from_db()
+    assert (run.state, run.attempts.count(), run.counted) == (RunState.FAILED, 1, None)
+    job = RegradeJob.objects.get()
+    assert (job.state, job.error) == (
+        RegradeJob.State.FAILED,
+        "Nothing valid was copied aside before it was lost.",
+    )
+
+
+def test_a_run_that_was_lost_with_tries_left_is_run_again_and_not_graded(
+    competition: Competition, settings: Settings
+) -> None:
+    run = lost(competition, 3, settings, FAIR)
+
+    assert run.state == RunState.QUEUED
+    assert not RegradeJob.objects.exists()
 
 
 def test_an_agents_own_failure_gets_the_thresholds_of_today(

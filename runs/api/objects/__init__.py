@@ -14,7 +14,14 @@ from runs.api.objects.catalog import (
     Thresholds,
     data_state,
 )
-from runs.api.objects.fleet import GpuObject, HostLost, HostObject, host_state
+from runs.api.objects.fleet import (
+    GpuObject,
+    HostDrained,
+    HostLost,
+    HostObject,
+    NotMoved,
+    host_state,
+)
 from runs.api.objects.groups import (
     RELATED,
     CancelledGroup,
@@ -52,10 +59,12 @@ __all__ = [
     "DataObject",
     "ExperimentObject",
     "GpuObject",
+    "HostDrained",
     "HostLost",
     "HostObject",
     "ImageObject",
     "LogWindow",
+    "NotMoved",
     "Page",
     "PlanObject",
     "ProblemObject",

@@ -91,6 +91,18 @@ class HostObject(BaseModel):
         )
 
 
+class NotMoved(BaseModel):
+    run: int
+    why: str
+
+
+class HostDrained(HostObject):
+    # Of agent time, until what it has is finished; null: it has nothing.
+    longest_left_seconds: float | None
+    # Of a move: the runs that go on where they are.
+    not_moved: list[NotMoved]
+
+
 class HostLost(HostObject):
     lost: list[int]  # runs whose attempts ended with it
 

@@ -80,7 +80,7 @@ class Command(BaseCommand):
         except RequestInvalid as invalid:
             raise refused(invalid.errors, {**OPTIONS, **OVERRIDES, "which": "--run"}) from invalid
         except NotRerunnable as error:
-            names = {**OPTIONS, "which": "--run" if options["run"] else "--which"}
+            names = {**OPTIONS, **OVERRIDES, "which": "--run" if options["run"] else "--which"}
             raise refused([FieldError(error.field, str(error))], names) from error
         queued = [attempt.run_id for attempt in attempts]
         skipped = [run.pk for run in runs if run.pk not in set(queued)]
