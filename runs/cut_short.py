@@ -7,7 +7,7 @@ re-grade that nobody had to ask for.
 import structlog
 
 from runs.models import Attempt, Regrade, RegradeJob, Run
-from runs.models.regrades import target_of
+from runs.models.regrades import target_of, was_lost
 
 logger = structlog.get_logger(__name__)
 
@@ -21,7 +21,7 @@ def ask_for(attempt: Attempt) -> RegradeJob | None:
     In the transaction of the seal: what is lost is not lost twice.
     """
     run = Run.objects.get(pk=attempt.run_id)
-    if attempt.cancel_requested_at or target_of(run) != attempt:
+    if attempt.cancel_requested_at or target_of(run) != attempt or not was_lost(attempt):
         return None
     regrade = Regrade.objects.create(by=None, by_name=BY, reason=REASON)
     logger.info("run.cut_short", run=run.pk, attempt=attempt.pk)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import structlog
 from django.conf import settings
-from django.db import transaction
+from django.db import InterfaceError, OperationalError, transaction
 from django.db.models.functions import Now
 
 from mlebench_web.catalog import data
 from mlebench_web.fleet.models import Host
 from runs import graders, grading, layout, logs, regrading, snapshots
+from runs.core.failures import Cause
 from runs.core.states import Outcome
 from runs.grading import Judged
 from runs.layout import SUBMISSION
@@ -67,12 +68,16 @@ class RegradeJobs:
             return False
         if graders.missing_here(competition):
             return False
-        # Files of another host's attempt that are not here may be there. Of one that was lost there
-        # are none, only what was copied aside for all hosts.
+        attempt = job.attempt
+        if attempt.cause == Cause.PRODUCT_ERROR and attempt.swept_at is None:
+            # Its container is still there: the janitor of its host keeps what it left first.
+            return False
+        # Files of another host's attempt that are not here may be there. Of one that was lost with
+        # its host there are none, only what was copied aside for all hosts.
         return (
-            job.attempt.host_id in (None, self.host.pk)
-            or layout.attempt_folder(job.attempt).is_dir()
-            or was_lost(job.attempt)
+            attempt.host_id in (None, self.host.pk)
+            or layout.attempt_folder(attempt).is_dir()
+            or (was_lost(attempt) and not regrading.left_a_file(attempt))
         )
 
     def do(self, job: RegradeJob) -> None:
@@ -83,6 +88,14 @@ class RegradeJobs:
             except (grading.GraderFailed, Gone) as error:
                 job.end(RegradeJob.State.FAILED, token=token, error=str(error))
                 logger.warning("regrade.failed", job=job.pk, why=str(error)[:300])
+                return
+            except (OperationalError, InterfaceError, Replaced):
+                raise
+            except Exception as error:
+                # Of whatever kind: it must not come again with each lease, nor hold up the others.
+                logger.exception("regrade.broke", job=job.pk)
+                why = f"{type(error).__name__}: {error}"
+                job.end(RegradeJob.State.FAILED, token=token, error=why)
                 return
             try:
                 made = self.record(job, token, found)

@@ -91,7 +91,7 @@ class Watch:
         self.pauser = supervisor.pauser
         before = patiently(self._active_before, tick=supervisor.tick, what="active time")
         now = time.monotonic()
-        self.began = self.agent_began = now
+        self.agent_began = now
         # A watch that begins anew after a fault may have pauses that the row does not know yet.
         self.clock = ActiveClock(before=before - self.pauser.unwritten(), began=now)
         self._paused_before = self.pauser.seconds()
@@ -100,8 +100,9 @@ class Watch:
         # Both by this process's monotonic clock, whoever saw it.
         self.full_disk_at = float("-inf")
         self.seen_alive = now
-        # When the exit code was last looked for, in vain.
-        self.looked_at = now
+        # Active seconds when it was last seen alive here, and when its exit code was last looked
+        # for in vain: what came after may hold a pause, and the end of the agent.
+        self.alive_active = self.looked_active = before
         # At the last look no process of the agent was left.
         self.was_gone = False
         self.usage: dict[str, object] = {}
@@ -134,7 +135,7 @@ class Watch:
         patiently(self.remember, tick=self.supervisor.tick, what="what was seen before")
         if self.supervisor.adopted:
             self.pick_up()
-        self.looked_at = time.monotonic()
+        self.alive_active = self.looked_active = self.active()
         while True:
             self.supervisor.tick()
             ending = self.look_once()
@@ -250,7 +251,7 @@ class Watch:
         code = self.workspace.agent_exit_code()
         if code is not None:
             return self.ended_by_itself(code)
-        self.looked_at = time.monotonic()
+        self.looked_active = self.active()
         if self.is_due("row", ROW_EVERY):
             self.supervisor.refresh()
             self.save_pauses()
@@ -321,7 +322,7 @@ class Watch:
                 if code is not None:
                     return self.ended_by_itself(code)
                 failure = self.supervisor.dead_container()
-                unseen = time.monotonic() - max(self.began, self.seen_alive)
+                unseen = self.active() - self.alive_active
                 if unseen > UNSEEN_IS_DOWN:
                     # When it ended is not known, and an agent never pays for the fleet.
                     self.not_charged(Kind.DOWN, unseen, ended_ago=0)
@@ -330,7 +331,7 @@ class Watch:
             started = time.monotonic() - self.agent_began > AGENT_APPEARS_WITHIN
             if started and not self.engine.agent_is_alive(self.container):
                 return self.agent_is_gone()
-            self.seen_alive = time.monotonic()
+            self.seen_alive, self.alive_active = time.monotonic(), self.active()
         except EngineFailure as failure:
             # The container may well be healthy: losing sight of it is no reason to end it.
             self.was_gone = False
@@ -400,8 +401,7 @@ class Watch:
         """Active seconds when the exit code was written: an outage may have come after it."""
         ago = self.workspace.agent_ended_ago() or 0.0
         # The wall clock may have jumped since; it had not ended when it was last looked for.
-        since_the_last_look = time.monotonic() - self.looked_at
-        return self.active() - min(max(0.0, ago), since_the_last_look)
+        return max(self.looked_active, self.active() - max(0.0, ago))
 
     def look_at_disk(self) -> bool:
         """Whether it is full now. A supervisor that follows this one is told."""
@@ -421,13 +421,15 @@ class Watch:
         An agent that could not write leaves no exit code, and is seen to be gone only later,
         perhaps by another supervisor.
         """
+        before = self.full_disk_at
         self.look_at_disk()
         ago = self.workspace.agent_ended_ago()
         if ago is None:
             return self.full_disk_at > self.seen_alive - FULL_DISK_EXPLAINS
         # Not before it was last seen alive, whatever a clock that jumped makes of the file's time.
         ended = max(self.seen_alive, time.monotonic() - max(0.0, ago))
-        return abs(self.full_disk_at - ended) < FULL_DISK_EXPLAINS
+        # It may have been full all the time from before the end until now.
+        return any(abs(at - ended) < FULL_DISK_EXPLAINS for at in (before, self.full_disk_at))
 
     def memory_was_killed(self) -> bool:
         try:

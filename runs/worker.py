@@ -347,10 +347,8 @@ class Supervisor:
             container = self.within_the_start_limit(lambda: self.engine.create(spec))
             self.timed("create", began)
             began = time.monotonic()
-            if self.adopted and self.is_over(container):
-                # Starting it again would hide why it ended.
-                self.save(container_id=container)
-                raise self.dead_container()
+            if self.adopted:
+                self.take_over_start(container)
             self.within_the_start_limit(lambda: self.engine.start(container))
             self.timed("start", began)
             self.save(container_id=container, hardware=specification.hardware_of(self.attempt))
@@ -359,9 +357,9 @@ class Supervisor:
             self.wait_until_ready()
             self.timed("ready", began)
             began = time.monotonic()
-            # From here an agent may be at work that must not be one of two.
-            self.pauser.watch(container)
             self.within_the_start_limit(lambda: self.engine.start_agent(container, spec))
+            # From here an agent is at work that must not be one of two.
+            self.pauser.watch(container)
             self.timed("exec", began)
         except EngineFailure as failure:
             self.stop_with(Ending(cause=failure.cause, detail=failure.text))
@@ -379,9 +377,16 @@ class Supervisor:
         self.move(State.RUNNING, agent_started_at=Now(), timings=self.timings)
         self.pauser.begin_anew()
 
-    def is_over(self, container: str) -> bool:
+    def take_over_start(self, container: str) -> None:
+        """What a supervisor that died in the start left. Raises EngineFailure where it is over."""
         look = self.within_the_start_limit(lambda: self.engine.look(container))
-        return look.state == ContainerState.EXITED
+        if look.state == ContainerState.EXITED:
+            # Starting it again would hide why it ended.
+            self.save(container_id=container)
+            raise self.dead_container()
+        if look.state == ContainerState.PAUSED:
+            # Cut off before the row said that the agent runs, it paused what it had started.
+            self.within_the_start_limit(lambda: self.engine.unpause(container))
 
     def wait_until_ready(self) -> None:
         """Until the relay listens in the container. Raises EngineFailure with the cause."""

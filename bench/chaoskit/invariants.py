@@ -35,6 +35,7 @@ GAP_SECONDS = 1.0
 STANDING = ("grader.tmp", "official.tmp")
 LINE = re.compile(r"^line (\d+) of", re.MULTILINE)
 ENDED_WITHIN = 300.0
+CANCELLED_WITHIN = 60.0
 
 
 class Monitor:
@@ -173,11 +174,20 @@ def _claimable() -> int:
 
 
 def _cancel_waiting(world: World) -> None:
+    """Each group until it is answered: a server that is slow for a moment is no fault of a run."""
     from runs.models import Attempt
 
+    until = time.monotonic() + CANCELLED_WITHIN
     waiting = Attempt.objects.filter(state="queued", not_before__isnull=False)
-    for group in sorted(set(waiting.values_list("run__group", flat=True))):
-        world.ask("POST", f"/api/v1/run-groups/{group}/cancel", {"queued_only": True})
+    while groups := sorted(set(waiting.values_list("run__group", flat=True))):
+        for group in groups:
+            path = f"/api/v1/run-groups/{group}/cancel"
+            if world.ask("POST", path, {"queued_only": True}) is None:
+                world.ledger.notes.append(f"no answer to {path}")
+        if time.monotonic() > until:
+            world.ledger.violate("what waits cannot be cancelled", f"run groups {groups}")
+            return
+        world.wait(1)
 
 
 # ---------------------------------------------------------------------------- at the end

@@ -113,7 +113,9 @@ class Saver:
 
     def _save(self, wish: Wish, active_seconds: float, began: float) -> Checkpoint | None:
         self._remember()
+        self._patiently(self._stay_holder)
         for left in self.workspace.root.glob(f"{COPIES}*"):
+            # Of one that this process has followed.
             remove_tree(left)
         copy = self._copy(wish)
         if self._last and {each.path: each.seen for each in self._last.entries} == copy.look.seen:
@@ -143,6 +145,10 @@ class Saver:
         self._last_key = row.pk
         self._thin_out()
         return row
+
+    def _stay_holder(self) -> None:
+        if not Attempt.objects.get(pk=self.attempt.pk).is_held_by(self.token):
+            raise Replaced(f"Another supervisor holds {self.attempt}.")
 
     def _holds(self, step: int | None) -> None:
         """What was saved last is what the agent says now: it was further than its last word."""

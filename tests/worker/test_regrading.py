@@ -370,6 +370,43 @@ def test_a_run_that_was_lost_without_a_valid_copy_stays_failed(
     )
 
 
+def test_what_our_own_error_ended_is_graded_once_its_host_has_kept_what_it_left(
+    competition: Competition, jobs: RegradeJobs, settings: Settings, box: Host
+) -> None:
+    run = lost(competition, 1, settings, FAIR)
+    attempt = run.newest_attempt()
+    Attempt.objects.filter(pk=attempt.pk).update(cause=Cause.PRODUCT_ERROR, host=box, swept_at=None)
+    jobs.work()
+    assert RegradeJob.objects.get().state == RegradeJob.State.WANTED
+
+    Attempt.objects.filter(pk=attempt.pk).update(swept_at=timezone.now())
+    jobs.work()
+
+    run.refresh_from_db()
+    assert (run.result, run.is_cut_short) == (Result.BRONZE, True)
+
+
+def test_an_error_that_nobody_foresaw_ends_its_job_and_holds_up_no_other(
+    graded: MakeGraded, jobs: RegradeJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = graded(), graded()
+    regrading.ask([first, second], by=None)
+    judge = RegradeJobs.judge
+
+    def broken(self: RegradeJobs, job: RegradeJob, token: object) -> object:
+        if job.run_id == first.pk:
+            raise KeyError("a storage of its own kind")
+        return judge(self, job, token)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(RegradeJobs, "judge", broken)
+
+    jobs.work()
+
+    states = dict(RegradeJob.objects.values_list("run", "state"))
+    assert states == {first.pk: RegradeJob.State.FAILED, second.pk: RegradeJob.State.DONE}
+    assert "a storage of its own kind" in RegradeJob.objects.get(run=first).error
+
+
 def test_a_run_that_was_lost_with_tries_left_is_run_again_and_not_graded(
     competition: Competition, settings: Settings
 ) -> None:

@@ -242,7 +242,7 @@ def test_a_full_disk_is_the_hosts_fault_only_while_the_attempt_is_within_its_quo
 
 
 def test_a_disk_that_filled_long_after_the_agents_end_explains_nothing(
-    supervise: MakeSupervisor,
+    supervise: MakeSupervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     supervisor = supervise()
     watch = Watch(supervisor)
@@ -257,6 +257,10 @@ def test_a_disk_that_filled_long_after_the_agents_end_explains_nothing(
     watch.full_disk_at = time.monotonic() - 3601
     assert watch.disk_explains()
 
+    monkeypatch.setattr(Supervisor, "disk_is_full", lambda _: True)
+    watch.full_disk_at = time.monotonic() - 3601
+    assert watch.disk_explains(), "full from before its end until now"
+
 
 # ---------------------------------------------------------------------------- time
 
@@ -265,7 +269,7 @@ def test_an_outage_after_the_agents_end_is_not_its_time(supervise: MakeSuperviso
     began = timezone.now() - timedelta(seconds=1000)
     supervisor = supervise(agent_started_at=began)
     watch = Watch(supervisor)
-    watch.looked_at = time.monotonic() - 600
+    watch.looked_active = watch.active() - 600
     code = supervisor.workspace.logs / "agent.rc"
     code.write_text("0\n")
     ended = time.time() - 400
@@ -278,12 +282,29 @@ def test_an_outage_after_the_agents_end_is_not_its_time(supervise: MakeSuperviso
     assert watch.active_at_the_end() == pytest.approx(400, abs=5)
 
 
+def test_a_pause_in_the_outage_is_taken_off_once(
+    supervise: MakeSupervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent ended, the container was paused for the rest of the outage, and both are over."""
+    supervisor = supervise(agent_started_at=timezone.now() - timedelta(seconds=1000))
+    watch = Watch(supervisor)
+    # It was looked for at 400 s; it ended at 500 s, and stood still from 600 s to 1000 s.
+    watch.looked_active = 400
+    monkeypatch.setattr(supervisor.pauser, "seconds", lambda: 400.0)
+    code = supervisor.workspace.logs / "agent.rc"
+    code.write_text("0\n")
+    ended = time.time() - 500
+    os.utime(code, (ended, ended))
+
+    assert watch.active_at_the_end() == pytest.approx(400, abs=5)
+
+
 def test_a_container_that_died_unseen_in_an_outage_of_its_engine_costs_the_agent_nothing(
     supervise: MakeSupervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     supervisor = supervise(agent_started_at=timezone.now() - timedelta(seconds=1000))
     watch = Watch(supervisor)
-    watch.began = watch.seen_alive = time.monotonic() - 600
+    watch.alive_active = watch.active() - 600
     dead = EngineFailure(Cause.CONTAINER_KILLED, "killed")
     monkeypatch.setattr(Supervisor, "dead_container", lambda _: dead)
     monkeypatch.setattr(
@@ -400,13 +421,38 @@ def test_an_agent_is_guarded_against_a_twin_from_its_start_on(
     monkeypatch.setattr(engine, "start", lambda *_: None)
     monkeypatch.setattr(Supervisor, "wait_until_ready", lambda *_: None)
 
-    def start_agent(*_: object) -> None:
-        seen.append(supervisor.pauser._container)
-        raise EngineFailure(Cause.ENGINE_ERROR, "no")
+    monkeypatch.setattr(engine, "start_agent", lambda *_: None)
+    move = Supervisor.move
 
-    monkeypatch.setattr(engine, "start_agent", start_agent)
+    def moving(supervisor: Supervisor, new: State, **fields: object) -> None:
+        seen.append(supervisor.pauser._container)
+        move(supervisor, new, **fields)
+
+    monkeypatch.setattr(Supervisor, "move", moving)
 
     supervisor.start()
 
-    assert seen == ["the-container"]
-    assert supervisor.pauser._container == "", "what did not start is not paused"
+    assert seen == ["the-container"], "while it waits for a database that is away"
+    assert supervisor.attempt.state == State.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("left", "goes_on"),
+    [(ContainerState.CREATED, []), (ContainerState.PAUSED, ["unpaused"])],
+    ids=["created", "paused"],
+)
+def test_a_start_that_was_paused_when_its_supervisor_died_goes_on(
+    supervise: MakeSupervisor,
+    monkeypatch: pytest.MonkeyPatch,
+    left: ContainerState,
+    goes_on: list[str],
+) -> None:
+    supervisor = supervise(State.STARTING)
+    done: list[str] = []
+    engine = type(supervisor.engine)
+    monkeypatch.setattr(engine, "look", lambda *_: Look(left))
+    monkeypatch.setattr(engine, "unpause", lambda *_: done.append("unpaused"))
+
+    supervisor.take_over_start("the-container")
+
+    assert done == goes_on
