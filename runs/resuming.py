@@ -104,7 +104,7 @@ def why_not_moved(attempt: Attempt) -> str:
         return ""
     # Stopped here, it would wait for a host that there is not.
     others = _why_others_cannot(attempt)
-    return f"no other host could take it ({others or 'none is online and in use'})"
+    return f"no other host could take it ({others or 'none takes runs now'})"
 
 
 def _why_others_cannot(attempt: Attempt) -> str:

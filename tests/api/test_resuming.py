@@ -282,8 +282,8 @@ def test_draining_without_move_moves_nothing(
 @pytest.mark.parametrize(
     ("other", "why"),
     [
-        pytest.param(None, "none is online and in use", id="no other host"),
-        pytest.param({"is_draining": True}, "none is online and in use", id="drains too"),
+        pytest.param(None, "none takes runs now", id="no other host"),
+        pytest.param({"is_draining": True}, "none takes runs now", id="drains too"),
         pytest.param({"engine_id": ""}, "box-2: it has no container engine", id="too little"),
     ],
 )
