@@ -49,6 +49,12 @@ class Work:
         marks = [self.begin, *self.words]
         return max((b - a for a, b in itertools.pairwise(marks)), default=0.0)
 
+    @property
+    def alive_until(self) -> float:
+        """One that was silent for longer than any of its steps took had died of an earlier fault."""
+        marks = [self.begin, *(at for _, at in self.steps)]
+        return marks[-1] + max((b - a for a, b in itertools.pairwise(marks)), default=float("inf"))
+
     def until(self, end: float) -> "Work":
         """As if it had ended then: what a frozen agent does after that counts no more."""
         steps = [each for each in self.steps if each[1] <= end]
@@ -208,7 +214,7 @@ def lost(world: World, run: "Run", works: Sequence[Work]) -> Iterable[Loss]:
             end = on_the_wall(fault.begin)
             # An engine takes a second or two to die.
             known = work.until(end + 3)
-            end = max([end, *(at for _, at in known.steps)])
+            end = min(max([end, *(at for _, at in known.steps)]), known.alive_until)
         else:
             known, end = work, max([work.begin, *(at for _, at in work.steps)])
         after = later[0].after or 0
