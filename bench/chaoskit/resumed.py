@@ -51,7 +51,7 @@ class Work:
 
     @property
     def alive_until(self) -> float:
-        """One that was silent for longer than any of its steps took had died of an earlier fault."""
+        """Who was silent for longer than any of its steps took had died of an earlier fault."""
         marks = [self.begin, *(at for _, at in self.steps)]
         return marks[-1] + max((b - a for a, b in itertools.pairwise(marks)), default=float("inf"))
 
