@@ -39,7 +39,6 @@ class Pause:
     began: float
     ended: float
     kind: Kind = Kind.PAUSED
-
     # Its end was not written: it lasts, or whoever made it died in it.
     is_open: bool = False
 

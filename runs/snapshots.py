@@ -82,7 +82,7 @@ class SnapshotPart:
                     file,
                     active_seconds=watch.active(),
                     tick=watch.supervisor.tick,
-                    secrets=watch.supervisor.secrets,
+                    secrets=watch.supervisor.log.secrets,
                 )
         except (OSError, Refused) as error:
             # The next change is another chance; the file itself is collected in any case.

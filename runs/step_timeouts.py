@@ -54,7 +54,7 @@ class StepTimeoutPart:
             return self._climb(watch, steps)
         except EngineFailure as failure:
             # Nothing was sent; the next look tries again.
-            self.supervisor.engine_is_silent(failure)
+            self.supervisor.silence.begins(failure)
             return None
 
     def last(self, watch: Watch, ending: Ending) -> Ending | None:
@@ -140,7 +140,7 @@ class StepTimeoutPart:
         if sent and not signals <= self._told:
             self._told |= signals
             ids = ", ".join(str(each.pid) for each in processes)
-            self.supervisor.say(f"{words}process {ids} in its container.")
+            self.supervisor.log.say(f"{words}process {ids} in its container.")
 
     def _in_a_row(self) -> int:
         """Step timeouts that are marked, with no finished step after them."""

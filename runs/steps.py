@@ -197,7 +197,7 @@ class StepPart:
                 # A file of nothing but line ends takes seconds.
                 self.supervisor.tick()
             self.feed.lines += 1
-            parsed = parse(line, self.supervisor.redact)
+            parsed = parse(line, self.supervisor.log.redact)
             if parsed.fault:
                 self._note(parsed.fault)
             if parsed.event is None:
@@ -240,14 +240,14 @@ class StepPart:
         try:
             seen = self.probe.look()
         except Unread as error:
-            words = self.supervisor.redact(str(error))
+            words = self.supervisor.log.redact(str(error))
             if words != self._unread:
                 self._unread = words
-                self.supervisor.say(f"Steps of the agent cannot be read: {words}.")
+                self.supervisor.log.say(f"Steps of the agent cannot be read: {words}.")
             return False
         if seen is None:
             return False
-        events = self._news.of(self.ledger.steps, seen, self.supervisor.redact)
+        events = self._news.of(self.ledger.steps, seen, self.supervisor.log.redact)
         for event in events:
             self._take(watch, event)
         return bool(events)
@@ -256,8 +256,8 @@ class StepPart:
         """Counted; the first is told, since a hostile agent writes as many as it likes."""
         self.feed.faults += 1
         if not self.feed.fault:
-            self.feed.fault = self.supervisor.redact(fault)
-            self.supervisor.say(
+            self.feed.fault = self.supervisor.log.redact(fault)
+            self.supervisor.log.say(
                 f"Not all in the agent's events file is an event: {self.feed.fault}. That is left "
                 "out; further ones are counted, and not told of."
             )

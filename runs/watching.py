@@ -185,7 +185,7 @@ class Watch:
         try:
             return self.engine.look(self.container).state == ContainerState.PAUSED
         except EngineFailure as failure:
-            self.supervisor.engine_is_silent(failure)
+            self.supervisor.silence.begins(failure)
             return True
 
     def down_seconds(self, away: float) -> float:
@@ -199,7 +199,7 @@ class Watch:
                 ContainerState.PAUSED,
             )
         except EngineFailure as failure:
-            self.supervisor.engine_is_silent(failure)
+            self.supervisor.silence.begins(failure)
             return 0.0
         # When it ended is not known, and an agent never pays for the fleet.
         return max(0.0, away) if is_over else 0.0
@@ -222,7 +222,7 @@ class Watch:
         self.supervisor.save(interruptions=with_one_more(self.attempt.interruptions, one), **fields)
         if one.kind != Kind.COPIED:
             # The checkpoint's own line says how long it took.
-            self.supervisor.say(f"{one.words.capitalize()} for {one.seconds:.0f} s.")
+            self.supervisor.log.say(f"{one.words.capitalize()} for {one.seconds:.0f} s.")
 
     def save_pauses(self) -> None:
         """Write down pauses that are over; contact with the database is back."""
@@ -259,7 +259,7 @@ class Watch:
                 return self.stop(
                     Cause.CANCELLED, f"Cancelled by {self.attempt.cancel_requested_by}."
                 )
-        if self.is_due("ship", SHIP_EVERY) and self.supervisor.ship():
+        if self.is_due("ship", SHIP_EVERY) and self.supervisor.log.ship():
             self.last_sign = time.monotonic()
         if self.is_due("look", LOOK_EVERY):
             self.look_at_disk()
@@ -283,7 +283,7 @@ class Watch:
         return self.over_a_limit()
 
     def over_quota(self) -> Ending | None:
-        used, allowed = self.supervisor.used_bytes(), settings.OUTPUT_QUOTA_BYTES
+        used, allowed = self.supervisor.disk.used_bytes(), settings.OUTPUT_QUOTA_BYTES
         if used <= allowed:
             return None
         return self.stop(
@@ -335,10 +335,10 @@ class Watch:
         except EngineFailure as failure:
             # The container may well be healthy: losing sight of it is no reason to end it.
             self.was_gone = False
-            self.supervisor.engine_is_silent(failure)
+            self.supervisor.silence.begins(failure)
             return None
         self.was_gone = False
-        self.supervisor.engine_answers()
+        self.supervisor.silence.ends()
         return None
 
     def agent_is_gone(self) -> Ending | None:
@@ -384,7 +384,7 @@ class Watch:
             cause = Cause.OUT_OF_MEMORY if killed else Cause.AGENT_CRASHED
         active = self.active_at_the_end()
         if code != 0 and self.disk_explains():
-            cause = self.supervisor.cause_of_full_disk()
+            cause = self.supervisor.disk.cause_when_full()
             if cause == Cause.DISK_FULL:
                 return self.ending(
                     cause=cause, exit_code=code, detail="The disk is full.", active=active
@@ -405,7 +405,7 @@ class Watch:
 
     def look_at_disk(self) -> bool:
         """Whether it is full now. A supervisor that follows this one is told."""
-        is_full = self.supervisor.disk_is_full()
+        is_full = self.supervisor.disk.is_full()
         if is_full:
             self.full_disk_at = time.monotonic()
             patiently(

@@ -5,10 +5,7 @@ followed by one that adopts the attempt and continues (docs/states.md has the li
 points). Every write is conditional on the lease token.
 """
 
-import errno
-import shutil
 import time
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -30,20 +27,21 @@ from runs import (
     grading,
     guards,
     layout,
-    logs,
     queue,
     snapshots,
     specification,
 )
+from runs.attempt_disk import AttemptDisk
+from runs.attempt_log import AttemptLog
 from runs.checkpoints import CheckpointPart
 from runs.containers import ContainerState, Engine, EngineFailure, engine_of
 from runs.containers.diagnostics import evidence
 from runs.core.failures import Cause, cause_of_end, is_infrastructure
-from runs.core.redaction import redact
 from runs.core.retries import HOPELESS
 from runs.core.states import Outcome, State, Verdict, verdict
-from runs.models import Attempt, GradingReport, LogSegment, Replaced, Run
-from runs.patience import Heart, engine_patiently, patiently
+from runs.engine_silence import EngineSilence
+from runs.models import Attempt, GradingReport, Replaced, Run
+from runs.patience import Heart, patiently
 from runs.pausing import Pauser
 from runs.queue import Lease
 from runs.snapshots import SnapshotPart
@@ -55,8 +53,6 @@ from runs.workspace import Workspace
 
 logger = structlog.get_logger(__name__)
 
-# Below this the disk is full for every practical purpose.
-DISK_IS_FULL_BYTES = 64 * 2**20
 # The one path that is graded, below an attempt's folder.
 SUBMISSION = layout.SUBMISSION
 # How often a supervisor looks whether another host could be given its run.
@@ -67,8 +63,6 @@ OUTAGES_AT_MOST = 20
 OUTAGES_WITHIN_SECONDS = 300
 # How often the start-up wait looks for the relay; the relay needs some 0.1 s.
 READY_POLL_SECONDS = 0.01
-# How long the last lines of a log wait for a storage that does not take them.
-STORAGE_PATIENCE_SECONDS = 60
 
 
 def work_while_there_is_some() -> None:
@@ -130,18 +124,11 @@ class Supervisor:
         )
         self.saving: CheckpointPart | None = None
         self._looked_for_others = -OTHERS_EVERY
-        # What stands in nothing that is kept: see `hide`.
-        self.secrets = agent_secrets.words(self.group)
-        self.shippers = [
-            logs.Shipper(self.attempt.pk, source, self.workspace.root, path, self.secrets)
-            for source, path in (
-                (LogSegment.Source.AGENT, "logs/agent.stdout"),
-                (LogSegment.Source.CONTAINER, "logs/entrypoint.log"),
-            )
-        ]
+        self.log = AttemptLog(self.attempt.pk, self.group, self.workspace.root, tick=self.tick)
+        self.silence = EngineSilence(self)
+        self.disk = AttemptDisk(self.workspace, tick=self.tick)
         # Seen while the container ran: a dead one's flag may be from long before its end.
         self.memory_kills = 0
-        self._said: list[str] = []
         self.timings: dict[str, float] = dict(self.attempt.timings)
 
     # ------------------------------------------------------------------ small things
@@ -176,41 +163,6 @@ class Supervisor:
         if self.heart.replaced:
             raise Replaced(f"Another supervisor holds {self.attempt}.")
 
-    def say(self, text: str) -> None:
-        """A line for the run's own log; written out with the next shipment."""
-        self._said.append(self.redact(text))
-
-    def redact(self, text: str) -> str:
-        """The text as it may be kept: what an agent or the engine said may hold its secrets."""
-        return redact(text.encode(errors="replace"), self.secrets).decode(errors="replace")
-
-    def hide(self) -> None:
-        """Learn the secrets anew: one may have been replaced since the attempt was claimed."""
-        self.secrets = agent_secrets.words(self.group)
-        for shipper in self.shippers:
-            shipper.hide(self.secrets)
-
-    def ship(self, *, final: bool = False) -> int:
-        """Ship what the logs have grown by; the number of the agent's bytes."""
-        agent, container = self.shippers
-        until = time.monotonic() + STORAGE_PATIENCE_SECONDS
-        while True:
-            try:
-                if self._said:
-                    logs.append(self.attempt.pk, LogSegment.Source.RUN, "\n".join(self._said))
-                    self._said = []
-                container.ship(final=final)
-                return agent.ship(final=final)
-            except logs.LogStorageError as error:
-                logger.warning("log.not_shipped", attempt=self.attempt.pk, error=str(error))
-                if not final or time.monotonic() > until:
-                    # A later call ships it. After the last one the whole file is among the
-                    # collected outputs: lines are missing on a page, no more.
-                    return 0
-            # A disk that is full for a moment: no run should end for that.
-            self.tick()
-            time.sleep(1)
-
     def save(self, **fields: object) -> None:
         patiently(lambda: self.attempt.save_held(self.token, **fields), tick=self.tick)
 
@@ -239,52 +191,6 @@ class Supervisor:
         # Steps before checkpoints: the last one that the agent said is saved at its end.
         # A step that is ended goes on from what is saved by then.
         return [SnapshotPart(), StepPart(self), self.saving, StepTimeoutPart(self)]
-
-    # ------------------------------------------------------------------ an engine that is silent
-
-    def engine_is_silent(self, failure: EngineFailure) -> None:
-        """The row says since when, for the page; it is written once."""
-        if self.attempt.engine_silent_since is None:
-            logger.warning("engine.silent", attempt=self.attempt.pk, text=failure.text)
-            now = patiently(hosts.now, tick=self.tick, what="clock")
-            self.save(engine_silent_since=now, engine_silence=failure.text)
-
-    def engine_answers(self) -> None:
-        if self.attempt.engine_silent_since is not None:
-            self.say("The container engine answers again.")
-            self.save(engine_silent_since=None, engine_silence="")
-
-    def until_the_engine_answers[T](self, act: Callable[[], T]) -> T:
-        """For what must be done before the attempt can leave this state, however long it takes."""
-        return engine_patiently(
-            act,
-            tick=self.tick,
-            silent=self.engine_is_silent,
-            answers=self.engine_answers,
-            is_worth_waiting=lambda _: True,
-        )
-
-    def within_the_start_limit[T](self, act: Callable[[], T]) -> T:
-        """For a start: an engine that restarts is waited for, a refusal is an answer."""
-        began = time.monotonic()
-
-        def is_worth_waiting(failure: EngineFailure) -> bool:
-            left = settings.START_LIMIT.total_seconds() - (time.monotonic() - began)
-            return failure.cause == Cause.ENGINE_UNREACHABLE and left > 0
-
-        return engine_patiently(
-            act,
-            tick=self.tick_unless_cancelled,
-            silent=self.engine_is_silent,
-            answers=self.engine_answers,
-            is_worth_waiting=is_worth_waiting,
-        )
-
-    def tick_unless_cancelled(self) -> None:
-        self.tick()
-        self.refresh()
-        if self.attempt.cancel_requested_at:
-            raise EngineFailure(Cause.CANCELLED, "Cancelled during start-up.")
 
     def leave(self) -> None:
         """Somebody else decides now. A container whose attempt has ended must not go on."""
@@ -341,15 +247,15 @@ class Supervisor:
             self.workspace.make(self.manifest.state_folders)
             checkpoints.begin_from(self)
             spec = specification.container_of(self.attempt, self.workspace, self.manifest)
-            self.hide()
+            self.log.hide()
             self.timed("prepare", began)
             began = time.monotonic()
-            container = self.within_the_start_limit(lambda: self.engine.create(spec))
+            container = self.silence.within_the_start_limit(lambda: self.engine.create(spec))
             self.timed("create", began)
             began = time.monotonic()
             if self.adopted:
                 self.take_over_start(container)
-            self.within_the_start_limit(lambda: self.engine.start(container))
+            self.silence.within_the_start_limit(lambda: self.engine.start(container))
             self.timed("start", began)
             self.save(container_id=container, hardware=specification.hardware_of(self.attempt))
             ask_to_serve(self.attempt.pk)
@@ -357,7 +263,7 @@ class Supervisor:
             self.wait_until_ready()
             self.timed("ready", began)
             began = time.monotonic()
-            self.within_the_start_limit(lambda: self.engine.start_agent(container, spec))
+            self.silence.within_the_start_limit(lambda: self.engine.start_agent(container, spec))
             # From here an agent is at work that must not be one of two.
             self.pauser.watch(container)
             self.timed("exec", began)
@@ -371,22 +277,22 @@ class Supervisor:
             self.stop_with(Ending(cause=Cause.SECRET_MISSING, detail=str(error)))
             return
         except OSError as error:
-            self.stop_with(Ending(cause=self.cause_of_write(error), detail=str(error)))
+            self.stop_with(Ending(cause=self.disk.cause_of(error), detail=str(error)))
             return
-        self.say(f"Container {container[:12]} started on {self.host.name}; the agent runs.")
+        self.log.say(f"Container {container[:12]} started on {self.host.name}; the agent runs.")
         self.move(State.RUNNING, agent_started_at=Now(), timings=self.timings)
         self.pauser.begin_anew()
 
     def take_over_start(self, container: str) -> None:
         """What a supervisor that died in the start left. Raises EngineFailure where it is over."""
-        look = self.within_the_start_limit(lambda: self.engine.look(container))
+        look = self.silence.within_the_start_limit(lambda: self.engine.look(container))
         if look.state == ContainerState.EXITED:
             # Starting it again would hide why it ended.
             self.save(container_id=container)
             raise self.dead_container()
         if look.state == ContainerState.PAUSED:
             # Cut off before the row said that the agent runs, it paused what it had started.
-            self.within_the_start_limit(lambda: self.engine.unpause(container))
+            self.silence.within_the_start_limit(lambda: self.engine.unpause(container))
 
     def wait_until_ready(self) -> None:
         """Until the relay listens in the container. Raises EngineFailure with the cause."""
@@ -401,11 +307,11 @@ class Supervisor:
                 )
             if now - looked > 0.5:
                 looked = now
-                look = self.within_the_start_limit(
+                look = self.silence.within_the_start_limit(
                     lambda: self.engine.look(self.attempt.container_id)
                 )
                 if look.state not in (ContainerState.RUNNING, ContainerState.PAUSED):
-                    raise self.within_the_start_limit(self.dead_container)
+                    raise self.silence.within_the_start_limit(self.dead_container)
                 self.refresh()
                 if self.attempt.cancel_requested_at:
                     raise EngineFailure(Cause.CANCELLED, "Cancelled during start-up.")
@@ -435,15 +341,13 @@ class Supervisor:
     def stop_with(self, ending: Ending) -> None:
         """Move to collecting with how it ended; from here the container is asked nothing more."""
         self.pauser.let_go()
-        self.ship(final=True)
-        last_lines = logs.last_lines(self.attempt.pk, LogSegment.Source.AGENT, 20)
-        if not last_lines:
-            last_lines = logs.last_lines(self.attempt.pk, LogSegment.Source.CONTAINER, 20)
-        self.say(ending.sentence())
+        self.log.ship(final=True)
+        last_lines = self.log.last_lines(20)
+        self.log.say(ending.sentence())
         self.move(
             State.COLLECTING,
             cause=ending.cause or "",
-            cause_detail=self.redact(ending.detail),
+            cause_detail=self.log.redact(ending.detail),
             exit_code=ending.exit_code,
             ended_by_itself=ending.ended_by_itself,
             memory_killed=ending.memory_killed,
@@ -459,8 +363,8 @@ class Supervisor:
         began = time.monotonic()
         container = self.attempt.container_id
         if container:
-            self.until_the_engine_answers(lambda: self.engine.kill(container))
-        self.ship(final=True)
+            self.silence.outlasted(lambda: self.engine.kill(container))
+        self.log.ship(final=True)
         extra: dict[str, object] = {}
         self.open_outputs()
         try:
@@ -468,12 +372,12 @@ class Supervisor:
         except OSError as error:
             # The agent had ended by itself only if nothing of it is missing.
             extra = {
-                "cause": self.cause_of_write(error),
+                "cause": self.disk.cause_of(error),
                 "cause_detail": f"Outputs could not be kept: {error}",
                 "ended_by_itself": False,
             }
         if container:
-            self.until_the_engine_answers(lambda: self.engine.remove(container))
+            self.silence.outlasted(lambda: self.engine.remove(container))
         self.timed("collect", began)
         self.save(timings=self.timings, **extra)
         self.refresh()
@@ -488,26 +392,18 @@ class Supervisor:
 
     def open_outputs(self) -> None:
         """A worker that is not root could not read what the agent wrote for itself alone."""
-
-        def act() -> None:
-            self.workspace.make_readable(self.engine, self.attempt.image_id)
-
         try:
-            engine_patiently(
-                act,
-                tick=self.tick,
-                silent=self.engine_is_silent,
-                answers=self.engine_answers,
-                is_worth_waiting=lambda failure: failure.cause == Cause.ENGINE_UNREACHABLE,
+            self.silence.outlasted_while_unreachable(
+                lambda: self.workspace.make_readable(self.engine, self.attempt.image_id)
             )
         except EngineFailure as failure:
             # What cannot be read is left out, and named there.
-            self.say(f"Outputs could not be opened: {failure.text}")
+            self.log.say(f"Outputs could not be opened: {failure.text}")
 
     def keep_outputs(self) -> dict[str, object]:
         """What was kept and what was left out. Raises OSError when the disk is full."""
         collected = self.workspace.collect(
-            layout.attempt_folder(self.attempt), tick=self.tick, secrets=self.secrets
+            layout.attempt_folder(self.attempt), tick=self.tick, secrets=self.log.secrets
         )
         left_out = [item for item in collected.left_out if item["path"] != SUBMISSION]
         if refused := self.workspace.refused_submission():
@@ -569,7 +465,7 @@ class Supervisor:
                 report = self.grade_snapshot(submission) or report
         except grading.GraderFailed as error:
             # Another attempt of 24 hours would meet the same grader: none is queued.
-            self.say(f"Grading failed: {error}")
+            self.log.say(f"Grading failed: {error}")
             self.seal(
                 Verdict(Outcome.INFRASTRUCTURE_FAILED, Cause.GRADER_FAILED),
                 try_again=False,
@@ -577,7 +473,7 @@ class Supervisor:
             )
             return
         self.timed("grade", began)
-        self.say(f"Graded: score {report.score}, {report.result.replace('_', ' ')}.")
+        self.log.say(f"Graded: score {report.score}, {report.result.replace('_', ' ')}.")
         self.seal(sealed)
 
     def grade_snapshot(self, submission: Path) -> GradingReport | None:
@@ -590,13 +486,13 @@ class Supervisor:
             return None
         self.save(graded_snapshot=snapshot)
         snapshots.put_in_place(snapshot, submission)
-        self.say(f"Graded is the submission as it was after {snapshot.active_seconds:.0f} s.")
+        self.log.say(f"Graded is the submission as it was after {snapshot.active_seconds:.0f} s.")
         return grading.grade(self.attempt, submission, tick=self.tick)
 
     def seal(self, sealed: Verdict, *, try_again: bool = True, cause_detail: str = "") -> None:
         """The one end of an attempt, then what only follows from it."""
         detail: dict[str, Any] = {"cause_detail": cause_detail} if cause_detail else {}
-        self.ship(final=True)
+        self.log.ship(final=True)
 
         def act() -> None:
             self.attempt.refresh_from_db()
@@ -640,7 +536,7 @@ class Supervisor:
 
         The container's outputs are kept by the janitor before it removes the container.
         """
-        detail = self.redact(f"{type(error).__name__}: {error}")
+        detail = self.log.redact(f"{type(error).__name__}: {error}")
         try:
             self.attempt.refresh_from_db()
             self.stay_holder()
@@ -666,31 +562,3 @@ class Supervisor:
             # The agent's work is kept: what is needed is another grading, not another agent.
             return Verdict(Outcome.INFRASTRUCTURE_FAILED, Cause.GRADER_FAILED), False
         return Verdict(Outcome.INFRASTRUCTURE_FAILED, Cause.PRODUCT_ERROR), True
-
-    # ------------------------------------------------------------------ the host's disk
-
-    def cause_of_write(self, error: OSError) -> Cause:
-        """Why something could not be written: the host's disk, or the one that all hosts share."""
-        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT) or self.disk_is_full()
-        return self.cause_of_full_disk() if is_full else Cause.PRODUCT_ERROR
-
-    def cause_of_full_disk(self) -> Cause:
-        """The host's fault only while the attempt itself is within its quota."""
-        used = self.used_bytes()
-        return Cause.OUTPUT_QUOTA if used > settings.OUTPUT_QUOTA_BYTES else Cause.DISK_FULL
-
-    def used_bytes(self) -> int:
-        """What the attempt holds on disk; 0 when that cannot be counted, which ends no run."""
-        try:
-            return self.workspace.used_bytes(tick=self.tick)
-        except OSError as error:
-            logger.warning("output.not_counted", attempt=self.attempt.pk, error=str(error))
-            return 0
-
-    def disk_is_full(self) -> bool:
-        try:
-            return shutil.disk_usage(settings.ATTEMPTS_DIR).free < DISK_IS_FULL_BYTES
-        except OSError as error:
-            # Whether it answers at all is the next write's business.
-            logger.warning("disk.not_read", attempt=self.attempt.pk, error=str(error))
-            return False

@@ -176,7 +176,7 @@ class CheckpointPart:
         is_trouble = saved.problem not in ("", NOTHING_YET)
         self._not_before = now + (AGAIN_AFTER if is_trouble else gap_after(saved.seconds))
         if not saved.problem or saved.problem != watch.attempt.checkpoint_problem:
-            watch.supervisor.say(words(saved))
+            watch.supervisor.log.say(words(saved))
         fields: dict[str, object] = {}
         if saved.problem != watch.attempt.checkpoint_problem:
             fields["checkpoint_problem"] = saved.problem

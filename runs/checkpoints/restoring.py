@@ -45,12 +45,12 @@ def begin_from(supervisor: "Supervisor") -> None:
             _restore(supervisor, row)
         except Corrupt as error:
             mark_corrupt(row, str(error))
-            supervisor.say(f"{name_of(row)} cannot be used: {error}. Trying the one before.")
+            supervisor.log.say(f"{name_of(row)} cannot be used: {error}. Trying the one before.")
             continue
         restored = row
         break
     if restored is None:
-        supervisor.say(
+        supervisor.log.say(
             f"Nothing of attempt {before.number} can be restored: starting from zero, with the "
             "full time limit."
         )
@@ -64,7 +64,7 @@ def begin_from(supervisor: "Supervisor") -> None:
             if (each.outcome, each.cause) == (Outcome.CONTINUED, Cause.STEP_TIMEOUT)
         ]
         charged = charged_seconds(restored.active_seconds, timed_out)
-        supervisor.say(
+        supervisor.log.say(
             f"Going on from {name_of(restored)}: {charged:.0f} s of the time limit are used."
         )
         _hand_in_again(supervisor, before)
@@ -115,7 +115,9 @@ def _hand_in_again(supervisor: "Supervisor", before: Attempt) -> None:
     try:
         snapshot = snapshots.newest_valid(before, tick=supervisor.tick)
     except grading.GraderFailed as error:
-        supervisor.say(f"The last submission could not be judged, and is not handed in: {error}")
+        supervisor.log.say(
+            f"The last submission could not be judged, and is not handed in: {error}"
+        )
         return
     if snapshot is None:
         return
@@ -124,4 +126,4 @@ def _hand_in_again(supervisor: "Supervisor", before: Attempt) -> None:
         shutil.copyfileobj(file, target)
     # The image's own user replaces it, or writes into it.
     place.chmod(0o666)
-    supervisor.say("Its newest valid submission so far is in its folder again.")
+    supervisor.log.say("Its newest valid submission so far is in its folder again.")

@@ -203,15 +203,15 @@ def grader_failed(attempt: Attempt) -> bool:
 
 
 def was_lost(attempt: Attempt) -> bool:
-    """Whether nobody could collect it, no try follows, and a submission was copied aside in time.
+    """Whether nobody could collect it, and a submission was copied aside in time that may count.
 
-    Whether one of those is valid is the grader's to say.
+    Of the last attempt of a run that has ended. Whether one is valid is the grader's to say; what
+    it has refused by now counts no more.
     """
     if attempt.outcome != Outcome.INFRASTRUCTURE_FAILED or attempt.cause not in UNCOLLECTED:
         return False
-    return (
-        SubmissionSnapshot.objects.filter(attempt__in=attempt.lineage()).exclude(path="").exists()
-    )
+    copies = SubmissionSnapshot.objects.filter(attempt__in=attempt.lineage()).exclude(path="")
+    return copies.exclude(is_valid=False).exists()
 
 
 def graded_in_place_of(attempt: Attempt, *, by: str) -> Attempt:

@@ -156,7 +156,7 @@ def _what_follows(host: Host, *, move: bool) -> str:
     """What becomes of the runs of a host that drains, and when it is empty at the latest."""
     left = draining.longest_left(host)
     if left is None:
-        return "It has no run."
+        return "No agent is at work on it."
     rest = "What can go on elsewhere is saved and moved; the rest" if move else "What it has"
     return f"{rest} is finished after at most {duration(left)} of agent time."
 

@@ -16,8 +16,10 @@ from pytest_django import Settings
 
 from runs.containers import ContainerSpec
 from runs.containers.docker import DockerEngine
+from runs.models import Attempt
 from runs.workspace import Workspace
 from tests.docker.gpu_engine import gpu_engine
+from tests.docker.road import START_SH, Road, derived
 
 __all__ = ["gpu_engine"]
 
@@ -152,3 +154,24 @@ def lab(contract_image: str, tmp_path: Path, settings: Settings) -> Iterator[Lab
         yield lab
     finally:
         lab.clear()
+
+
+@pytest.fixture(scope="session")
+def script_image(engine: docker.DockerClient, contract_image: str) -> str:
+    """An agent that does what the variable SCRIPT says."""
+    return derived(
+        engine,
+        contract_image,
+        "script",
+        "COPY start.sh /home/agent/start.sh",
+        {"start.sh": START_SH},
+    )
+
+
+@pytest.fixture
+def road(script_image: str, settings: object) -> Iterator[Road]:
+    road = Road(script_image)
+    yield road
+    for attempt in Attempt.objects.all():
+        if attempt.container_id:
+            road.engine.remove(attempt.container_id)

@@ -22,7 +22,7 @@ from runs.models import Attempt
 from runs.validation import ValidationService
 from tests import factories
 from tests.catalog.conftest import real_checkout  # noqa: F401
-from tests.docker.test_failure_rows import Road, derived, road, script_image  # noqa: F401
+from tests.docker.road import Road, derived
 from tests.support import checkout as small
 from tests.support import standin_env
 

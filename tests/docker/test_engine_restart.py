@@ -14,7 +14,7 @@ from runs.core.states import Outcome, State
 from runs.models import Attempt
 from tests.docker.conftest import wait_for
 from tests.docker.gpu_engine import GpuEngine
-from tests.docker.test_failure_rows import PERFECT, START_SH, Road, derived, has_said
+from tests.docker.road import PERFECT, START_SH, Road, derived, has_said
 
 pytestmark = [
     pytest.mark.docker,

@@ -1,4 +1,3 @@
-# ruff: noqa: F811 - fixtures of another module
 """Rows 1 to 4 of the measured failures: whoever ends the runner does not end the agent.
 
 A real Celery worker of this host, killed, asked to end or interrupted while an agent runs in a
@@ -20,13 +19,7 @@ from runs.containers import ContainerState
 from runs.core.states import Outcome, State
 from runs.models import Attempt, Installation
 from tests.docker.conftest import wait_for
-from tests.docker.test_failure_rows import (  # noqa: F401
-    PERFECT,
-    Road,
-    has_said,
-    road,
-    script_image,
-)
+from tests.docker.road import PERFECT, Road, has_said
 from tests.support.product import ROOT
 
 pytestmark = [pytest.mark.docker, pytest.mark.django_db(transaction=True)]

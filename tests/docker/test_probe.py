@@ -27,7 +27,7 @@ from runs.core.failures import Cause
 from runs.core.states import Outcome
 from runs.models import Attempt, Installation
 from tests import factories
-from tests.docker.test_failure_rows import PERFECT, Road, road, script_image  # noqa: F401
+from tests.docker.road import PERFECT, Road
 from tests.docker.test_wall import port  # noqa: F401
 from tests.support.product import Product
 

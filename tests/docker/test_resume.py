@@ -25,7 +25,7 @@ from runs.core.states import Outcome, RunState, State
 from runs.models import Attempt, Checkpoint, Run
 from tests import factories
 from tests.docker.conftest import wait_for
-from tests.docker.test_failure_rows import Road, derived
+from tests.docker.road import Road, derived
 
 # Agents that take their time, in containers.
 pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.django_db(transaction=True)]

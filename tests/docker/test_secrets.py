@@ -1,4 +1,3 @@
-# ruff: noqa: F811 - fixtures of another module
 """Secrets of a run: in its container and nowhere else. Row 19 of the measured failures."""
 
 from pathlib import Path
@@ -16,7 +15,7 @@ from runs.core.states import Outcome, State
 from runs.models import Attempt, LogSegment
 from tests import factories
 from tests.docker.conftest import wait_for
-from tests.docker.test_failure_rows import PERFECT, Road, road, script_image  # noqa: F401
+from tests.docker.road import PERFECT, Road
 
 pytestmark = [pytest.mark.docker, pytest.mark.django_db(transaction=True)]
 

@@ -8,10 +8,9 @@ from runs import layout, snapshots
 from runs.core.failures import Cause
 from runs.core.states import Outcome, RunState
 from tests.docker.conftest import wait_for
-from tests.docker.test_failure_rows import PERFECT, Road, has_said, road, script_image
+from tests.docker.road import PERFECT, Road, has_said
 from tests.support import small_competition
 
-__all__ = ["road", "script_image"]
 # Agents that take their time, in containers.
 pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 

@@ -21,7 +21,7 @@ from runs.step_timeouts import StepTimeoutPart
 from runs.steps import StepPart
 from runs.watching import Watch
 from tests.docker.conftest import wait_for
-from tests.docker.test_failure_rows import Killed, die_at
+from tests.docker.road import Killed, die_at
 from tests.docker.test_resume import FILES, MARATHON, Track, derived
 
 # Agents that take their time, in containers.

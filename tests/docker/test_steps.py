@@ -9,16 +9,7 @@ from runs import queue, steps, worker
 from runs.core.states import Outcome, State
 from runs.models import Attempt
 from runs.steps import StepPart
-from tests.docker.test_failure_rows import (
-    PERFECT,
-    Killed,
-    Road,
-    die_at,
-    road,
-    script_image,
-)
-
-__all__ = ["road", "script_image"]
+from tests.docker.road import PERFECT, Killed, Road, die_at
 
 # Agents that take their time, in containers.
 pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.django_db(transaction=True)]

@@ -38,7 +38,7 @@ class Seat:
         self.saves: list[Wish] = []
         self.moved: list[str] = []
         self.problem = ""
-        monkeypatch.setattr(supervisor, "say", lambda text: None)
+        monkeypatch.setattr(supervisor.log, "say", lambda text: None)
         monkeypatch.setattr(self.part, "saver", SimpleNamespace(save=self._save))
         monkeypatch.setattr(self.watch, "go_on_from_checkpoint", self._go_on)
 

@@ -368,6 +368,9 @@ def test_a_run_that_was_lost_without_a_valid_copy_stays_failed(
         RegradeJob.State.FAILED,
         "Nothing valid was copied aside before it was lost.",
     )
+    # What the grader has refused is no ground for another grading.
+    with pytest.raises(regrading.NothingToGrade):
+        regrading.ask([run], by=None)
 
 
 def test_what_our_own_error_ended_is_graded_once_its_host_has_kept_what_it_left(

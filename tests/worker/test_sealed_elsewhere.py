@@ -8,6 +8,7 @@ import pytest
 from django.utils import timezone
 
 from runs import queue, worker
+from runs.attempt_disk import AttemptDisk
 from runs.containers import engine_of
 from runs.core.failures import Cause
 from runs.core.states import Outcome, State, Verdict
@@ -88,6 +89,6 @@ def test_it_leaves_without_an_error_when_it_wakes_up(
 def test_a_full_disk_is_named_whichever_disk_it_is(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, error: int, cause: Cause
 ) -> None:
-    monkeypatch.setattr(Supervisor, "disk_is_full", lambda _: False)
+    monkeypatch.setattr(AttemptDisk, "is_full", lambda _: False)
 
-    assert supervisor.cause_of_write(OSError(error, "told")) == cause
+    assert supervisor.disk.cause_of(OSError(error, "told")) == cause

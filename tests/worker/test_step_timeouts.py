@@ -9,7 +9,6 @@ from django.utils import timezone
 
 from mlebench_web.accounts.models import User
 from mlebench_web.catalog import folders
-from mlebench_web.fleet import hosts
 from runs import agent_manifest, checkpoints, event_file, queue, specification, submit
 from runs.agent_env import with_step_timeout
 from runs.containers import engine_of
@@ -23,6 +22,7 @@ from runs.watching import Ending, Watch
 from runs.worker import Supervisor
 from tests import factories
 from tests.support import small_competition
+from tests.support.speaker import running_attempt
 from tests.worker.test_steps import Seat, adopted, finished, rows, started
 
 pytestmark = pytest.mark.django_db
@@ -140,11 +140,7 @@ class Overdue(Seat):
 
 @pytest.fixture
 def attempt() -> Attempt:
-    host = factories.make_host(django_settings.HOST_NAME, boot_id=hosts.boot_id())
-    agent = factories.make_agent("speaker", folder="", is_builtin=False)
-    group = factories.make_group(agent=agent)
-    run = factories.make_run(group, state=State.RUNNING, host=host, began=timezone.now())
-    return run.newest_attempt()
+    return running_attempt()
 
 
 @pytest.fixture

@@ -6,10 +6,7 @@ import uuid
 from pathlib import Path
 
 import pytest
-from django.conf import settings as django_settings
-from django.utils import timezone
 
-from mlebench_web.fleet import hosts
 from runs import event_file, logs, queue, steps
 from runs.checkpoints import CheckpointPart
 from runs.containers import engine_of
@@ -21,6 +18,7 @@ from runs.steps import StepPart
 from runs.watching import Ending, Watch
 from runs.worker import Supervisor
 from tests import factories
+from tests.support.speaker import running_attempt
 
 pytestmark = pytest.mark.django_db
 
@@ -50,18 +48,14 @@ class Seat:
 
     def told(self) -> str:
         """What the product says in the run's log."""
-        self.supervisor.ship()
+        self.supervisor.log.ship()
         window = logs.last_lines(self.watch.attempt.pk, LogSegment.Source.RUN, 50)
         return "\n".join(window)
 
 
 @pytest.fixture
 def attempt() -> Attempt:
-    host = factories.make_host(django_settings.HOST_NAME, boot_id=hosts.boot_id())
-    agent = factories.make_agent("speaker", folder="", is_builtin=False)
-    group = factories.make_group(agent=agent)
-    run = factories.make_run(group, state=State.RUNNING, host=host, began=timezone.now())
-    return run.newest_attempt()
+    return running_attempt()
 
 
 @pytest.fixture
@@ -172,7 +166,7 @@ def test_hostile_lines_are_counted_and_told_of_once(seat: Seat, attempt: Attempt
 
 
 def test_secrets_of_the_agent_are_in_no_row(seat: Seat, attempt: Attempt) -> None:
-    seat.supervisor.secrets = ["hunter2-hunter2"]
+    seat.supervisor.log.secrets = ["hunter2-hunter2"]
 
     seat.look(
         started(1, name="log in with hunter2-hunter2"),

@@ -14,6 +14,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from runs import queue, worker, workspace
+from runs.attempt_disk import AttemptDisk
 from runs.containers import ContainerState, EngineFailure, Look, engine_of
 from runs.core.failures import Cause
 from runs.core.states import Outcome, RunState, State
@@ -238,7 +239,7 @@ def test_a_full_disk_is_the_hosts_fault_only_while_the_attempt_is_within_its_quo
     supervisor = supervise()
     (supervisor.workspace.code / "big").write_bytes(b"x" * 100_000)
 
-    assert supervisor.cause_of_write(OSError(errno.ENOSPC, "told")) == cause
+    assert supervisor.disk.cause_of(OSError(errno.ENOSPC, "told")) == cause
 
 
 def test_a_disk_that_filled_long_after_the_agents_end_explains_nothing(
@@ -257,7 +258,7 @@ def test_a_disk_that_filled_long_after_the_agents_end_explains_nothing(
     watch.full_disk_at = time.monotonic() - 3601
     assert watch.disk_explains()
 
-    monkeypatch.setattr(Supervisor, "disk_is_full", lambda _: True)
+    monkeypatch.setattr(AttemptDisk, "is_full", lambda _: True)
     watch.full_disk_at = time.monotonic() - 3601
     assert watch.disk_explains(), "full from before its end until now"
 

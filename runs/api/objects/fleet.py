@@ -97,7 +97,7 @@ class NotMoved(BaseModel):
 
 
 class HostDrained(HostObject):
-    # Of agent time, until what it has is finished; null: it has nothing.
+    # Of agent time, until its agents have ended, at most; null: none is at work.
     longest_left_seconds: float | None
     # Of a move: the runs that go on where they are.
     not_moved: list[NotMoved]
